@@ -47,10 +47,10 @@ raise_limits() {
     fi
 }
 
-# build_release [PACKAGE...]: the two binaries, optimised.
+# The two binaries, optimised.
 build_release() {
     say "building (the first time compiles RocksDB: about 15 minutes on two CPUs)"
-    (cd "$ringkv_root" && cargo build --release --locked --bin ringkv --bin ringkv-bench "$@")
+    (cd "$ringkv_root" && cargo build --release --locked --bin ringkv --bin ringkv-bench)
 }
 
 ringkv_binary() { printf '%s' "${RINGKV_BIN:-$build_dir/release/ringkv}"; }
