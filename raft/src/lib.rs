@@ -1,1 +1,34 @@
-//! raft
+//! Raft consensus as a pure function of (state, event).
+//!
+//! Nothing in this crate reads a clock, touches a file or a socket, starts a thread or draws ambient
+//! randomness: time comes in as [`Nanos`] and ticks, randomness as one seed, and everything to be done leaves
+//! through [`Ready`]. The terms are those of Ongaro's thesis ("Consensus: Bridging Theory and Practice") and of
+//! etcd/raft.
+//!
+//! [`RawNode`] is the whole public facade; its documentation gives the order of calls. The other public types
+//! are what goes in ([`Message`], [`Config`], [`InitialState`]) and comes out ([`Ready`], [`Status`]).
+
+mod types;
+
+mod config;
+mod entry;
+mod error;
+mod message;
+mod ready;
+mod status;
+
+mod raw_node;
+
+pub mod storage;
+
+pub use config::Config;
+pub use entry::{ConfState, ENTRY_OVERHEAD_BYTES, Entry, EntryKind, HardState, InitialState};
+pub use error::{
+    ConfigError, LogReadError, ProposeError, ReadError, StepError, TransferError, UnknownEntryKind,
+};
+pub use message::{AppendResult, Message, MessageBody};
+pub use raw_node::RawNode;
+pub use ready::{Fetch, ReadStart, ReadState, Ready, SoftState};
+pub use status::{PeerState, PeerStatus, Role, Status};
+pub use storage::{LogStorage, MemStorage};
+pub use types::{FetchId, Index, Nanos, NodeId, ReadyId, Round, Term};

@@ -1,0 +1,217 @@
+//! The public facade: what comes in, what goes out.
+
+use bytes::Bytes;
+
+use crate::config::Config;
+use crate::entry::{ConfState, Entry, InitialState};
+use crate::error::{ConfigError, LogReadError, ProposeError, ReadError, StepError, TransferError};
+use crate::message::Message;
+use crate::ready::{ReadStart, Ready};
+use crate::status::{PeerStatus, Role, Status};
+use crate::storage::LogStorage;
+use crate::types::{FetchId, Index, Nanos, NodeId, ReadyId, Term};
+
+/// One member of one Raft group, as a function of what it is told.
+///
+/// Its methods fall in four families: *inputs* (`tick`, `step`, `on_*`, `report_*`) tell it what happened, *commands*
+/// (`propose`, `read_index`, `transfer_leader`, `campaign`) ask it for something, *outputs* (`has_ready`, `ready`) say
+/// what it wants done, and the rest are getters.
+///
+/// The loop of a driver: give it all inputs and commands at hand; then, while [`has_ready`](RawNode::has_ready), take
+/// one [`Ready`] and do what its documentation asks. The more inputs between two Readys, the larger the batches.
+///
+/// `now` is a reading of the local monotonic clock and must not fall from call to call. Ticks drive the timers;
+/// `now` bounds what depends on true time: leases, and votes that could break one.
+#[derive(Debug)]
+pub struct RawNode<S> {
+    storage: S,
+}
+
+impl<S: LogStorage> RawNode<S> {
+    /// A node that follows, in the term it had. `seed` feeds its randomness, and must differ between nodes and between
+    /// incarnations of a node: numbers drawn from it tell late answers to a former incarnation from answers to this one.
+    ///
+    /// # Errors
+    /// If the configuration breaks a bound, or the recovered state does not hang together.
+    pub fn new(config: Config, initial: InitialState, storage: S, seed: u64) -> Result<Self, ConfigError> {
+        config.validate()?;
+        let _ = (initial, seed);
+        Ok(RawNode { storage })
+    }
+
+    // Inputs
+
+    /// One more tick of [`Config::tick`] has passed.
+    pub fn tick(&mut self, now: Nanos) {
+        let _ = now;
+        todo!()
+    }
+
+    /// A message has arrived. Messages of former terms and from strangers are harmless and not an error.
+    ///
+    /// # Errors
+    /// If the message is not for this node, breaks the protocol, or shows that this node has lost data.
+    pub fn step(&mut self, message: Message, now: Nanos) -> Result<(), StepError> {
+        let _ = (message, now);
+        todo!()
+    }
+
+    /// Everything of Ready `id`, and of all before it, is durable. Cumulative; repeating it does nothing.
+    pub fn on_persisted(&mut self, id: ReadyId) {
+        let _ = id;
+        todo!()
+    }
+
+    /// The state machine has applied everything up to `index`.
+    pub fn on_applied(&mut self, index: Index) {
+        let _ = index;
+        todo!()
+    }
+
+    /// The answer to a [`Fetch`](crate::Fetch). A late one is ignored.
+    pub fn on_entries_fetched(&mut self, fetch: FetchId, result: Result<Vec<Entry>, LogReadError>) {
+        let _ = (fetch, result);
+        todo!()
+    }
+
+    /// Messages to `node` were probably lost, e.g. its connection broke.
+    pub fn report_unreachable(&mut self, node: NodeId) {
+        let _ = node;
+        todo!()
+    }
+
+    // Commands
+
+    /// Appends a command to the log, and says where.
+    ///
+    /// # Errors
+    /// If nothing was appended, and what to do then.
+    pub fn propose(&mut self, data: Bytes) -> Result<(Term, Index), ProposeError> {
+        let _ = data;
+        todo!()
+    }
+
+    /// Starts a linearizable read, identified by `context`. A leader with a valid lease answers at once.
+    ///
+    /// # Errors
+    /// If there is no leader to ask, or too many reads wait.
+    pub fn read_index(&mut self, context: u64, now: Nanos) -> Result<ReadStart, ReadError> {
+        let _ = (context, now);
+        todo!()
+    }
+
+    /// Hands the leadership to `to`, once it has the whole log. Abandoned after an election timeout.
+    ///
+    /// # Errors
+    /// If this node cannot, or need not.
+    pub fn transfer_leader(&mut self, to: NodeId) -> Result<(), TransferError> {
+        let _ = to;
+        todo!()
+    }
+
+    /// Calls an election now. Does nothing on a leader, on a node without a vote, and where leases are in use and
+    /// another node may still hold one.
+    pub fn campaign(&mut self) {
+        todo!()
+    }
+
+    // Outputs
+
+    /// Whether [`ready`](RawNode::ready) has anything to say. Cheap.
+    pub fn has_ready(&self) -> bool {
+        todo!()
+    }
+
+    /// Takes everything the node wants done.
+    pub fn ready(&mut self) -> Ready {
+        todo!()
+    }
+
+    // Getters
+
+    /// The node at this moment. Allocates; the getters below do not.
+    pub fn status(&self) -> Status {
+        todo!()
+    }
+
+    /// Its role.
+    pub fn role(&self) -> Role {
+        todo!()
+    }
+
+    /// Whether it leads.
+    pub fn is_leader(&self) -> bool {
+        self.role() == Role::Leader
+    }
+
+    /// Whom it takes for the leader.
+    pub fn leader(&self) -> Option<NodeId> {
+        todo!()
+    }
+
+    /// Its identity.
+    pub fn id(&self) -> NodeId {
+        todo!()
+    }
+
+    /// Its term.
+    pub fn term(&self) -> Term {
+        todo!()
+    }
+
+    /// The newest entry it knows committed.
+    pub fn committed(&self) -> Index {
+        todo!()
+    }
+
+    /// The newest entry its state machine has applied.
+    pub fn applied(&self) -> Index {
+        todo!()
+    }
+
+    /// The end of the log on its own disk.
+    pub fn flushed(&self) -> Index {
+        todo!()
+    }
+
+    /// The end of its log.
+    pub fn last_index(&self) -> Index {
+        todo!()
+    }
+
+    /// The index that the next accepted [`propose`](RawNode::propose) gets.
+    pub fn next_index(&self) -> Index {
+        self.last_index().next()
+    }
+
+    /// Who belongs to the group.
+    pub fn conf_state(&self) -> ConfState {
+        todo!()
+    }
+
+    /// The others as a leader sees them; nothing unless leader.
+    pub fn peers(&self) -> impl Iterator<Item = PeerStatus> {
+        std::iter::empty()
+    }
+
+    /// The lowest match index over all peers, learners too: what lies at or before it is needed by none. `None` unless
+    /// leader, or where there are no peers.
+    pub fn min_match_index(&self) -> Option<Index> {
+        self.peers().map(|peer| peer.match_index).min()
+    }
+
+    /// The log given to [`new`](RawNode::new).
+    pub fn storage(&self) -> &S {
+        &self.storage
+    }
+
+    /// The log given to [`new`](RawNode::new), to be written as a [`Ready`] asks, or compacted up to the applied index.
+    pub fn storage_mut(&mut self) -> &mut S {
+        &mut self.storage
+    }
+
+    /// Panics unless every invariant holds. Tests and simulations call it after every step.
+    pub fn check_invariants(&self) {
+        todo!()
+    }
+}
