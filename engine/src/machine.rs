@@ -1,1 +1,362 @@
-//! To be described.
+//! A replica's state machine: applies committed entries to its storage engine, on the apply thread.
+//!
+//! Invariants:
+//! - **Deterministic.** State and outcomes are a function of the log alone: time comes from the entries
+//!   (`time_ms`, made monotonic), never from a clock; nothing depends on how the log is cut into batches,
+//!   on `want_outcome`, or on a restart in between.
+//! - **Exactly once.** A write with a session that was already applied changes nothing and answers what it
+//!   answered the first time, as long as its session is remembered (see [`SessionLimits`]).
+//! - **All or nothing.** A command whose compare-and-swap fails writes nothing; a batch of entries, its
+//!   sessions, clock and applied position reach the engine in one atomic write.
+//! - Applied entries only grow in index; the engine's `applied` is the machine's.
+//!
+//! After an error of [`Machine::apply`] the machine must be dropped: its sessions may be ahead of the
+//! engine. Open a new one on the engine to go on.
+
+mod outcome;
+mod overlay;
+mod read;
+mod session;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use thiserror::Error;
+
+use crate::command::{Command, DecodeError, Expected, META_TAG, Op, Record, RecordError, StoredKey, decode};
+use crate::store::{Applied, Lookup, ReadTier, StorageEngine, StoreError, Write, WriteSet};
+
+pub use outcome::{MutationOutcome, Outcome};
+pub use read::{
+    ReadError, ReadValue, ScanItem, ScanPosition, ScanValues, StoredValue, read_value, scan_values,
+};
+pub use session::{SessionCorrupt, SessionLimits};
+
+use overlay::Overlay;
+use session::{Admission, SessionTable};
+
+/// A committed entry, as the machine wants it.
+#[derive(Clone, Debug)]
+pub struct MachineEntry {
+    /// The entry's index.
+    pub index: u64,
+    /// The entry's term.
+    pub term: u64,
+    /// An encoded command ([`crate::command::encode`]); empty for an entry that only moves the position
+    /// (a leader's first entry, a membership change).
+    pub payload: Bytes,
+    /// Whether someone waits for the outcome: the leader does, followers save the work.
+    pub want_outcome: bool,
+}
+
+/// What [`Machine::apply`] did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AppliedBatch {
+    /// The position reached.
+    pub applied: Applied,
+    /// The outcomes asked for, by index, in the order of the entries.
+    pub outcomes: Vec<(u64, Outcome)>,
+}
+
+/// Why applying failed; every one of them ends the replica as it stands.
+#[derive(Debug, Error)]
+pub enum ApplyError {
+    /// A committed entry cannot be read: a bug, or an entry of a newer version. Stop the node.
+    #[error("entry {index}: {source}")]
+    Decode {
+        /// The entry's index.
+        index: u64,
+        /// What is wrong with the payload.
+        source: DecodeError,
+    },
+    /// The leader stamped another version than the entry's index, so versions would not be unique. A bug.
+    #[error("entry {index} carries a command of version {version}")]
+    Version {
+        /// The entry's index.
+        index: u64,
+        /// The command's version.
+        version: u64,
+    },
+    /// A stored record is damaged: rebuild the replica from its peers by snapshot.
+    #[error("entry {index} meets a damaged record: {source}")]
+    StoredRecord {
+        /// The index of the entry that read it.
+        index: u64,
+        /// What is wrong with the record.
+        source: RecordError,
+    },
+    /// The engine failed; its error says what to do.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Why a machine cannot start on an engine.
+#[derive(Debug, Error)]
+pub enum MachineOpenError {
+    /// The machine's own records are damaged: rebuild the replica from its peers by snapshot.
+    #[error(transparent)]
+    Session(#[from] SessionCorrupt),
+    /// The clock record is damaged: rebuild the replica from its peers by snapshot.
+    #[error("the clock record holds {bytes} bytes instead of 8")]
+    Clock {
+        /// Its length.
+        bytes: usize,
+    },
+    /// The engine failed; its error says what to do.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Where the machine's clock is kept, so that a restart or a snapshot cannot turn it back.
+const CLOCK_KEY: [u8; 2] = [META_TAG, b'c'];
+
+/// A replica's state machine.
+///
+/// Call order: [`Machine::open`], then [`Machine::apply`] with entries past [`Machine::applied`]. After a
+/// checkpoint was installed into the engine, open a new machine.
+pub struct Machine {
+    engine: Arc<dyn StorageEngine>,
+    sessions: SessionTable,
+    /// The highest leader clock seen, in milliseconds since the Unix epoch.
+    clock_ms: u64,
+    applied: Applied,
+    /// Session records of the batch being applied; kept for its capacity.
+    scratch: Vec<u8>,
+}
+
+impl Machine {
+    /// Starts on what `engine` holds. Reads every session; may block.
+    pub fn open(engine: Arc<dyn StorageEngine>) -> Result<Self, MachineOpenError> {
+        Self::open_with_limits(engine, SessionLimits::STANDARD)
+    }
+
+    /// As [`Machine::open`], with other bounds for sessions, for tests that want to reach them.
+    fn open_with_limits(
+        engine: Arc<dyn StorageEngine>,
+        limits: SessionLimits,
+    ) -> Result<Self, MachineOpenError> {
+        let sessions = SessionTable::load(engine.as_ref(), limits)?;
+        let clock_ms = match engine.get(&CLOCK_KEY, ReadTier::All)? {
+            Lookup::Found(clock) => match <[u8; 8]>::try_from(clock.as_ref()) {
+                Ok(clock) => u64::from_le_bytes(clock),
+                Err(_) => return Err(MachineOpenError::Clock { bytes: clock.len() }),
+            },
+            Lookup::Missing => 0,
+            Lookup::NotInMemory => unreachable!("a read of every tier answers"),
+        };
+        let applied = engine.applied()?;
+        Ok(Self { engine, sessions, clock_ms, applied, scratch: Vec::new() })
+    }
+
+    /// The last entry applied.
+    pub fn applied(&self) -> Applied {
+        self.applied
+    }
+
+    /// The machine's clock: the highest leader clock it has seen, in milliseconds since the Unix epoch.
+    pub fn clock_ms(&self) -> u64 {
+        self.clock_ms
+    }
+
+    /// How many client sessions are remembered.
+    pub fn session_count(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// The engine below.
+    pub fn engine(&self) -> &Arc<dyn StorageEngine> {
+        &self.engine
+    }
+
+    /// Applies committed entries in one atomic write. May block on the disk where a compare-and-swap or
+    /// the outcome of a delete needs a value that is not in memory.
+    ///
+    /// # Panics
+    /// When an entry's index does not grow: the caller mixed up its log.
+    pub fn apply(&mut self, entries: &[MachineEntry]) -> Result<AppliedBatch, ApplyError> {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let mut outcomes = Vec::new();
+        let mut overlay = Overlay::with_capacity(entries.len() + 2);
+        let clock_before = self.clock_ms;
+        for entry in entries {
+            assert!(
+                entry.index > self.applied.index,
+                "entry {} comes after entry {} was applied",
+                entry.index,
+                self.applied.index
+            );
+            let outcome = self.apply_entry(&mut overlay, entry)?;
+            if entry.want_outcome {
+                outcomes.push((entry.index, outcome.expect("an outcome that is wanted is computed")));
+            }
+            self.applied = Applied { index: entry.index, term: entry.term };
+        }
+        if entries.is_empty() {
+            self.scratch = scratch;
+            return Ok(AppliedBatch { applied: self.applied, outcomes });
+        }
+        let clock = self.clock_ms.to_le_bytes();
+        let records = self.sessions.drain_touched(&mut scratch);
+        let mut writes = overlay.into_writes();
+        for record in &records {
+            writes.push(match &record.value {
+                Some(range) => Write::Put { key: &record.key, value: &scratch[range.clone()] },
+                None => Write::Delete { key: &record.key },
+            });
+        }
+        if self.clock_ms != clock_before {
+            writes.push(Write::Put { key: &CLOCK_KEY, value: &clock });
+        }
+        self.engine.apply(&WriteSet { applied: self.applied, writes: &writes })?;
+        drop(writes);
+        self.scratch = scratch;
+        Ok(AppliedBatch { applied: self.applied, outcomes })
+    }
+
+    /// Applies one entry into the overlay. `None` where nobody needs the outcome.
+    fn apply_entry<'a>(
+        &mut self,
+        overlay: &mut Overlay<'a>,
+        entry: &'a MachineEntry,
+    ) -> Result<Option<Outcome>, ApplyError> {
+        let index = entry.index;
+        if entry.payload.is_empty() {
+            return Ok(Some(Outcome::empty()));
+        }
+        let command = decode(&entry.payload).map_err(|source| ApplyError::Decode { index, source })?;
+        if command.version != index {
+            return Err(ApplyError::Version { index, version: command.version });
+        }
+        self.clock_ms = self.clock_ms.max(command.time_ms);
+        let Some(session) = command.session else {
+            return self.execute(overlay, index, &command, entry.want_outcome);
+        };
+        match self.sessions.admit(index, session) {
+            Admission::Expired => Ok(Some(Outcome::SessionExpired)),
+            Admission::Duplicate(remembered) => Ok(Some(remembered)),
+            Admission::Fresh => {
+                // The session remembers the outcome on every replica, so it is computed on every replica.
+                let outcome = self.execute(overlay, index, &command, true)?;
+                let outcome = outcome.expect("an outcome that is wanted is computed");
+                self.sessions.remember(session, &outcome);
+                Ok(Some(outcome))
+            }
+        }
+    }
+
+    /// Runs a command's operations, all or nothing.
+    fn execute<'a>(
+        &self,
+        overlay: &mut Overlay<'a>,
+        index: u64,
+        command: &Command<'a>,
+        wanted: bool,
+    ) -> Result<Option<Outcome>, ApplyError> {
+        let ops = command.ops();
+        let count = ops.len();
+        let mut outcomes = outcome::Collector::new(count, wanted);
+        overlay.begin_command();
+        for (at, op) in ops.enumerate() {
+            let outcome = match op {
+                Op::Put { key, record } => {
+                    overlay.push(Write::Put { key: key.as_bytes(), value: record.as_bytes() });
+                    MutationOutcome::Put { version: index }
+                }
+                Op::Delete { key } => self.delete(overlay, index, key, wanted)?,
+                Op::CompareAndSwap { key, expected, new } => {
+                    self.compare_and_swap(overlay, index, key, expected, new)?
+                }
+            };
+            if matches!(outcome, MutationOutcome::NotSwapped { .. }) {
+                overlay.undo_command();
+                return Ok(wanted.then(|| Outcome::refused(count, at, outcome)));
+            }
+            outcomes.push(outcome);
+        }
+        Ok(outcomes.finish())
+    }
+
+    /// Removes a key. Whether it existed costs a read, so it is only looked up where someone will know.
+    fn delete<'a>(
+        &self,
+        overlay: &mut Overlay<'a>,
+        index: u64,
+        key: StoredKey<'a>,
+        wanted: bool,
+    ) -> Result<MutationOutcome, ApplyError> {
+        let write = Write::Delete { key: key.as_bytes() };
+        if !wanted {
+            overlay.push(write);
+            return Ok(MutationOutcome::Deleted { existed: false });
+        }
+        let existed = match self.current(overlay, key)? {
+            None => false,
+            Some(current) => {
+                overlay.push(write);
+                current.record(index)?.is_visible(self.clock_ms)
+            }
+        };
+        Ok(MutationOutcome::Deleted { existed })
+    }
+
+    fn compare_and_swap<'a>(
+        &self,
+        overlay: &mut Overlay<'a>,
+        index: u64,
+        key: StoredKey<'a>,
+        expected: Expected<'a>,
+        new: Option<Record<'a>>,
+    ) -> Result<MutationOutcome, ApplyError> {
+        let current = self.current(overlay, key)?;
+        let record = current.as_ref().map(|current| current.record(index)).transpose()?;
+        let visible = record.filter(|record| record.is_visible(self.clock_ms));
+        let holds = match (expected, visible) {
+            (Expected::Absent, None) => true,
+            (Expected::Version(version), Some(record)) => record.version() == version,
+            (Expected::Value(value), Some(record)) => record.value() == value,
+            (Expected::Absent, Some(_)) | (Expected::Version(_) | Expected::Value(_), None) => false,
+        };
+        if !holds {
+            return Ok(MutationOutcome::NotSwapped { current: visible.map(|record| record.version()) });
+        }
+        overlay.push(match new {
+            Some(record) => Write::Put { key: key.as_bytes(), value: record.as_bytes() },
+            None => Write::Delete { key: key.as_bytes() },
+        });
+        Ok(MutationOutcome::Swapped { version: index })
+    }
+
+    /// What is stored under `key` as this point of the batch sees it, expired or not.
+    fn current<'a>(
+        &self,
+        overlay: &mut Overlay<'a>,
+        key: StoredKey<'a>,
+    ) -> Result<Option<Current<'a>>, StoreError> {
+        match overlay.find(key.as_bytes()) {
+            Some(Write::Put { value, .. }) => return Ok(Some(Current::Batch(value))),
+            Some(Write::Delete { .. }) => return Ok(None),
+            None => {}
+        }
+        match self.engine.get(key.as_bytes(), ReadTier::All)? {
+            Lookup::Found(value) => Ok(Some(Current::Stored(value))),
+            Lookup::Missing => Ok(None),
+            Lookup::NotInMemory => unreachable!("a read of every tier answers"),
+        }
+    }
+}
+
+/// A stored value, written earlier in the batch or read from the engine.
+enum Current<'a> {
+    Batch(&'a [u8]),
+    Stored(Bytes),
+}
+
+impl Current<'_> {
+    fn record(&self, index: u64) -> Result<Record<'_>, ApplyError> {
+        let bytes = match self {
+            Current::Batch(bytes) => bytes,
+            Current::Stored(bytes) => bytes.as_ref(),
+        };
+        Record::parse(bytes).map_err(|source| ApplyError::StoredRecord { index, source })
+    }
+}

@@ -1,0 +1,207 @@
+//! An ordered map in memory: for tests, for caches that may be lost, and as the model other engines are
+//! compared with.
+//!
+//! Opened on a folder, it becomes durable only through [`StorageEngine::flush`], which writes the whole
+//! map to one file; in between `applied_durable` stands still. Without a folder nothing is ever durable.
+//!
+//! Invariants:
+//! - `durable ≤ applied`.
+//! - The image file is replaced by rename, so a crash leaves the old or the new one.
+
+mod image;
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use bytes::Bytes;
+
+use super::{
+    Applied, Lookup, OpenError, ReadTier, ScanPage, StorageEngine, StoreError, StoreStats, Write, WriteSet,
+};
+
+/// Bytes a map entry costs beyond key and value, for the figures; an estimate.
+const ENTRY_OVERHEAD_BYTES: usize = 96;
+
+/// The map and what is true of it as a whole.
+#[derive(Clone, Debug, Default)]
+struct State {
+    map: BTreeMap<Bytes, Bytes>,
+    applied: Applied,
+    durable: Applied,
+    destroyed: bool,
+}
+
+/// The in-memory engine.
+#[derive(Debug, Default)]
+pub struct MemEngine {
+    state: RwLock<State>,
+    /// Where images go; `None` for an engine that is never durable.
+    folder: Option<PathBuf>,
+    /// Held while an image is written or installed: one at a time.
+    image: Mutex<()>,
+}
+
+impl MemEngine {
+    /// An empty engine that is never durable.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The engine whose image lies in `folder`, which is made if need be; empty if there is none.
+    pub fn open(folder: &Path) -> Result<Self, OpenError> {
+        std::fs::create_dir_all(folder).map_err(|error| open_io(folder, &error))?;
+        let state = match image::read(folder)? {
+            Some((map, applied)) => State { map, applied, durable: applied, destroyed: false },
+            None => State::default(),
+        };
+        Ok(Self { state: RwLock::new(state), folder: Some(folder.to_owned()), image: Mutex::new(()) })
+    }
+
+    /// Where the engine is, for errors.
+    fn path(&self) -> PathBuf {
+        self.folder.clone().unwrap_or_else(|| PathBuf::from("(memory)"))
+    }
+
+    // A panic while the lock was held aborts the process, so a poisoned lock is never seen in
+    // production; in tests the state is whole, since no update panics halfway.
+    fn read(&self) -> Result<RwLockReadGuard<'_, State>, StoreError> {
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        if state.destroyed { Err(StoreError::Destroyed { path: self.path() }) } else { Ok(state) }
+    }
+
+    fn write(&self) -> Result<RwLockWriteGuard<'_, State>, StoreError> {
+        let state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        if state.destroyed { Err(StoreError::Destroyed { path: self.path() }) } else { Ok(state) }
+    }
+
+    fn image_turn(&self) -> MutexGuard<'_, ()> {
+        self.image.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl StorageEngine for MemEngine {
+    fn apply(&self, writes: &WriteSet<'_>) -> Result<(), StoreError> {
+        let mut state = self.write()?;
+        assert!(writes.applied.index > state.applied.index, "the applied position must grow");
+        for write in writes.writes {
+            match write {
+                Write::Put { key, value } => {
+                    state.map.insert(Bytes::copy_from_slice(key), Bytes::copy_from_slice(value));
+                }
+                Write::Delete { key } => {
+                    state.map.remove(*key);
+                }
+            }
+        }
+        state.applied = writes.applied;
+        Ok(())
+    }
+
+    fn applied(&self) -> Result<Applied, StoreError> {
+        Ok(self.read()?.applied)
+    }
+
+    fn applied_durable(&self) -> Result<Applied, StoreError> {
+        Ok(self.read()?.durable)
+    }
+
+    fn get(&self, key: &[u8], _tier: ReadTier) -> Result<Lookup, StoreError> {
+        Ok(self.read()?.map.get(key).map_or(Lookup::Missing, |value| Lookup::Found(value.clone())))
+    }
+
+    fn multi_get(&self, keys: &[&[u8]], _tier: ReadTier) -> Result<Vec<Lookup>, StoreError> {
+        let state = self.read()?;
+        let find = |key: &&[u8]| state.map.get(*key).map_or(Lookup::Missing, |v| Lookup::Found(v.clone()));
+        Ok(keys.iter().map(find).collect())
+    }
+
+    fn scan(&self, start: &[u8], end: &[u8], limit: usize, bytes_max: usize) -> Result<ScanPage, StoreError> {
+        let mut page = ScanPage::default();
+        // BTreeMap::range panics on an inverted range; to a caller that is just an empty one.
+        if start >= end {
+            return Ok(page);
+        }
+        let state = self.read()?;
+        let mut bytes = 0;
+        for (key, value) in state.map.range::<[u8], _>((Bound::Included(start), Bound::Excluded(end))) {
+            let item_bytes = key.len() + value.len();
+            if page.items.len() == limit || (!page.items.is_empty() && bytes + item_bytes > bytes_max) {
+                page.more = true;
+                break;
+            }
+            bytes += item_bytes;
+            page.items.push((key.clone(), value.clone()));
+        }
+        Ok(page)
+    }
+
+    fn create_checkpoint(&self, path: &Path) -> Result<Applied, StoreError> {
+        let (map, applied) = {
+            let state = self.read()?;
+            (state.map.clone(), state.applied)
+        };
+        std::fs::create_dir(path).map_err(|error| image::write_error(path, &error))?;
+        image::write(path, &map, applied)?;
+        image::sync_parent(path)?;
+        Ok(applied)
+    }
+
+    fn install_checkpoint(&self, path: &Path) -> Result<Applied, OpenError> {
+        let _turn = self.image_turn();
+        let Some((map, applied)) = image::read(path)? else {
+            return Err(OpenError::Foreign { path: path.to_owned(), detail: "no image in it".to_owned() });
+        };
+        {
+            let mut state = self.write().map_err(|_| OpenError::Destroyed { path: self.path() })?;
+            let mut durable = Applied::default();
+            if let Some(folder) = &self.folder {
+                image::write(folder, &map, applied)
+                    .map_err(|error| OpenError::Io { path: folder.clone(), detail: error.to_string() })?;
+                durable = applied;
+            }
+            *state = State { map, applied, durable, destroyed: false };
+        }
+        std::fs::remove_dir_all(path).map_err(|error| open_io(path, &error))?;
+        Ok(applied)
+    }
+
+    fn flush(&self) -> Result<(), StoreError> {
+        let Some(folder) = &self.folder else { return self.read().map(drop) };
+        let _turn = self.image_turn();
+        let (map, applied) = {
+            let state = self.read()?;
+            if state.durable == state.applied {
+                return Ok(());
+            }
+            (state.map.clone(), state.applied)
+        };
+        image::write(folder, &map, applied)?;
+        self.write()?.durable = applied;
+        Ok(())
+    }
+
+    fn destroy(&self) -> Result<(), StoreError> {
+        let _turn = self.image_turn();
+        let mut state = self.write()?;
+        if let Some(folder) = &self.folder {
+            image::remove(folder)?;
+        }
+        *state = State { destroyed: true, ..State::default() };
+        Ok(())
+    }
+
+    fn stats(&self) -> Result<StoreStats, StoreError> {
+        let state = self.read()?;
+        let bytes: usize =
+            state.map.iter().map(|(key, value)| key.len() + value.len() + ENTRY_OVERHEAD_BYTES).sum();
+        let memtable_bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        let keys_estimate = u64::try_from(state.map.len()).unwrap_or(u64::MAX);
+        Ok(StoreStats { memtable_bytes, keys_estimate, ..StoreStats::default() })
+    }
+}
+
+fn open_io(path: &Path, error: &std::io::Error) -> OpenError {
+    OpenError::Io { path: path.to_owned(), detail: error.to_string() }
+}
