@@ -31,7 +31,7 @@ load_command() {
     local op=$1 seconds=$2 json=$3
     shift 3
     load_words=("$(bench_binary)" "$op" --endpoints "$endpoints" --value-size 4096 --clients "$load_clients"
-        --pipeline "$load_pipeline" --seconds "$seconds" --keys "$load_keys" --distribution uniform --json "$json" "$@")
+        --pipeline "$load_pipeline" --seconds "$seconds" --keys "$load_keys" --distribution uniform --warmup 0 --json "$json" "$@")
 }
 
 # load_keys_for OP DIR: reads need keys to be there; the load generator writes them before it reads.
