@@ -1,0 +1,232 @@
+//! The cluster map as clients and peers see it, and its validated routing table.
+//!
+//! **Invariant**: a [`RoutingTable`] owns a checked map: slot ranges do not overlap, ids are unique, every
+//! replica and leader names a node of the map.
+
+use crate::slot::{SLOT_COUNT, slot_of};
+use std::collections::BTreeSet;
+
+/// Nodes, their addresses and cores, and who serves which slots; versioned by one epoch.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClusterMap {
+    /// Grows by one with each change. Leader changes alone do not change it.
+    pub epoch: u64,
+    /// All members.
+    pub nodes: Vec<NodeInfo>,
+    /// All shards, the meta shard among them.
+    pub shards: Vec<ShardInfo>,
+}
+
+/// One node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeInfo {
+    /// Its id.
+    pub id: u64,
+    /// `host:port` of the binary door.
+    pub binary_addr: String,
+    /// `host:port` of the peer door.
+    pub peer_addr: String,
+    /// Number of its cores; core ids are `0..cores`.
+    pub cores: u32,
+}
+
+/// One shard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShardInfo {
+    /// Its id; 0 is the meta shard.
+    pub id: u32,
+    /// The slots it owns; `None` for the meta shard.
+    pub slots: Option<SlotRange>,
+    /// Its replicas.
+    pub replicas: Vec<ReplicaInfo>,
+    /// The node that leads it, as far as the sender of the map knows.
+    pub leader: Option<u64>,
+}
+
+/// A contiguous range of slots, both ends included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SlotRange {
+    /// First slot.
+    pub first: u16,
+    /// Last slot.
+    pub last: u16,
+}
+
+impl SlotRange {
+    /// Whether the range holds `slot`.
+    #[must_use]
+    pub fn contains(&self, slot: u16) -> bool {
+        (self.first..=self.last).contains(&slot)
+    }
+}
+
+/// Where a replica lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ReplicaInfo {
+    /// The node.
+    pub node: u64,
+    /// The core of that node.
+    pub core: u32,
+}
+
+/// Why a map cannot be routed by: its sender is broken; keep the map you have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MapError {
+    /// Two nodes share an id.
+    #[error("node {0} appears twice")]
+    DuplicateNode(u64),
+    /// Two shards share an id.
+    #[error("shard {0} appears twice")]
+    DuplicateShard(u32),
+    /// A slot range is reversed or leaves the slot space.
+    #[error("shard {0} has an impossible slot range")]
+    BadRange(u32),
+    /// Two shards own a slot.
+    #[error("shards {0} and {1} overlap")]
+    Overlap(u32, u32),
+    /// A replica is on a node the map does not list.
+    #[error("shard {shard} names unknown node {node}")]
+    UnknownNode {
+        /// The shard.
+        shard: u32,
+        /// The node.
+        node: u64,
+    },
+    /// The leader is not one of the replicas.
+    #[error("shard {shard} names leader {node}, which holds no replica")]
+    ForeignLeader {
+        /// The shard.
+        shard: u32,
+        /// The node.
+        node: u64,
+    },
+}
+
+impl ClusterMap {
+    /// The node with this id.
+    #[must_use]
+    pub fn node(&self, id: u64) -> Option<&NodeInfo> {
+        self.nodes.iter().find(|node| node.id == id)
+    }
+
+    /// The shard with this id.
+    #[must_use]
+    pub fn shard(&self, id: u32) -> Option<&ShardInfo> {
+        self.shards.iter().find(|shard| shard.id == id)
+    }
+
+    /// Checks the map and makes it searchable.
+    ///
+    /// # Errors
+    /// [`MapError`] naming the first contradiction found.
+    pub fn into_routing(self) -> Result<RoutingTable, MapError> {
+        RoutingTable::new(self)
+    }
+}
+
+impl ShardInfo {
+    /// The replica on `node`.
+    #[must_use]
+    pub fn replica_on(&self, node: u64) -> Option<ReplicaInfo> {
+        self.replicas.iter().copied().find(|replica| replica.node == node)
+    }
+}
+
+/// A checked map with its slots sorted: slot to shard in O(log shards).
+#[derive(Clone, Debug)]
+pub struct RoutingTable {
+    map: ClusterMap,
+    /// (range, index into `map.shards`), by first slot.
+    ranges: Vec<(SlotRange, usize)>,
+}
+
+impl RoutingTable {
+    fn new(map: ClusterMap) -> Result<RoutingTable, MapError> {
+        let nodes = check_nodes(&map)?;
+        let mut shards = BTreeSet::new();
+        let mut ranges = Vec::with_capacity(map.shards.len());
+        for (position, shard) in map.shards.iter().enumerate() {
+            if !shards.insert(shard.id) {
+                return Err(MapError::DuplicateShard(shard.id));
+            }
+            check_replicas(shard, &nodes)?;
+            if let Some(range) = shard.slots {
+                if range.first > range.last || range.last >= SLOT_COUNT {
+                    return Err(MapError::BadRange(shard.id));
+                }
+                ranges.push((range, position));
+            }
+        }
+        ranges.sort_by_key(|(range, _)| range.first);
+        for pair in ranges.windows(2) {
+            if pair[1].0.first <= pair[0].0.last {
+                return Err(MapError::Overlap(map.shards[pair[0].1].id, map.shards[pair[1].1].id));
+            }
+        }
+        Ok(RoutingTable { map, ranges })
+    }
+
+    /// The map itself.
+    #[must_use]
+    pub fn map(&self) -> &ClusterMap {
+        &self.map
+    }
+
+    /// The map's epoch.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.map.epoch
+    }
+
+    /// The shard that owns `slot`; `None` when no shard does.
+    #[must_use]
+    pub fn shard_of_slot(&self, slot: u16) -> Option<&ShardInfo> {
+        let after = self.ranges.partition_point(|(range, _)| range.first <= slot);
+        let (range, position) = self.ranges.get(after.checked_sub(1)?)?;
+        range.contains(slot).then(|| &self.map.shards[*position])
+    }
+
+    /// The shard that owns `key`; `None` when no shard does.
+    #[must_use]
+    pub fn shard_of_key(&self, key: &[u8]) -> Option<&ShardInfo> {
+        self.shard_of_slot(slot_of(key))
+    }
+
+    /// Learns who leads a shard; ignored unless that node holds one of its replicas. Returns whether the
+    /// leader known changed.
+    pub fn set_leader(&mut self, shard: u32, leader: Option<u64>) -> bool {
+        let Some(info) = self.map.shards.iter_mut().find(|info| info.id == shard) else { return false };
+        if leader.is_some_and(|node| info.replica_on(node).is_none()) || info.leader == leader {
+            return false;
+        }
+        info.leader = leader;
+        true
+    }
+}
+
+fn check_nodes(map: &ClusterMap) -> Result<BTreeSet<u64>, MapError> {
+    let mut nodes = BTreeSet::new();
+    for node in &map.nodes {
+        if !nodes.insert(node.id) {
+            return Err(MapError::DuplicateNode(node.id));
+        }
+    }
+    Ok(nodes)
+}
+
+fn check_replicas(shard: &ShardInfo, nodes: &BTreeSet<u64>) -> Result<(), MapError> {
+    for replica in &shard.replicas {
+        if !nodes.contains(&replica.node) {
+            return Err(MapError::UnknownNode { shard: shard.id, node: replica.node });
+        }
+    }
+    match shard.leader {
+        Some(node) if shard.replica_on(node).is_none() => {
+            Err(MapError::ForeignLeader { shard: shard.id, node })
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

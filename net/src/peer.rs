@@ -1,0 +1,171 @@
+//! The peer protocol: Raft messages of many groups between two cores, coalesced into frames.
+//!
+//! One connection carries one direction of traffic between two cores: the dialler sends [`PeerHello`],
+//! the other side answers [`PeerHelloReply`], then [`GroupMessage`]s flow both ways in frames of many.
+//! Delivery is at most once and in order within a connection; Raft tolerates every loss.
+//!
+//! The types mirror the consensus core's messages field by field; entry data are slices of the frame.
+
+mod decode;
+mod encode;
+
+pub use decode::{decode_messages, decode_peer_hello, decode_peer_hello_reply};
+pub use encode::{PeerEncodeError, PeerEncoder};
+
+use bytes::Bytes;
+
+/// Version of the peer protocol this build speaks.
+pub const PEER_VERSION: u16 = 1;
+
+/// First frame of a dialling core.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerHello {
+    /// Version of the peer protocol.
+    pub version: u16,
+    /// Node that dials.
+    pub node: u64,
+    /// Core that dials.
+    pub core: u32,
+    /// The cluster it belongs to; another one is refused.
+    pub cluster_id: String,
+    /// Core the connection is for.
+    pub wants_core: u32,
+}
+
+/// Answer to [`PeerHello`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerHelloReply {
+    /// Version of the connection.
+    pub version: u16,
+    /// Node that answers.
+    pub node: u64,
+    /// Core that now owns the connection.
+    pub core: u32,
+}
+
+/// A Raft message and the group it belongs to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupMessage {
+    /// The shard.
+    pub group: u32,
+    /// Sending node.
+    pub from: u64,
+    /// Receiving node.
+    pub to: u64,
+    /// The sender's term, or the term it asks for (pre-vote).
+    pub term: u64,
+    /// What it says.
+    pub body: GroupBody,
+}
+
+/// Body of a [`GroupMessage`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum GroupBody {
+    /// Would you vote for me? (thesis §9.6)
+    PreVote {
+        /// Index of the candidate's last entry.
+        last_index: u64,
+        /// Its term.
+        last_term: u64,
+    },
+    /// Answer to a pre-vote.
+    PreVoteResponse {
+        /// Whether it would.
+        granted: bool,
+    },
+    /// Vote for me (thesis §3.4).
+    Vote {
+        /// Index of the candidate's last entry.
+        last_index: u64,
+        /// Its term.
+        last_term: u64,
+        /// Asked for by the present leader: leader stickiness does not apply (thesis §4.2.3).
+        transfer: bool,
+    },
+    /// Answer to a vote request.
+    VoteResponse {
+        /// Whether the vote was given.
+        granted: bool,
+    },
+    /// Entries to append (thesis §3.5).
+    Append {
+        /// Index of the entry before `entries`.
+        prev_index: u64,
+        /// Its term.
+        prev_term: u64,
+        /// Contiguous entries; may be empty.
+        entries: Vec<PeerEntry>,
+        /// The leader's commit index.
+        commit: u64,
+        /// The leader's round, echoed back.
+        round: u64,
+    },
+    /// Answer to an append.
+    AppendResponse {
+        /// Whether the entries fit.
+        result: AppendResult,
+        /// The round of the append.
+        round: u64,
+    },
+    /// The leader lives.
+    Heartbeat {
+        /// Commit index, no further than the follower is known to match.
+        commit: u64,
+        /// The leader's round, echoed back.
+        round: u64,
+    },
+    /// Answer to a heartbeat.
+    HeartbeatResponse {
+        /// The round of the heartbeat.
+        round: u64,
+    },
+    /// A follower asks for a read index (thesis §6.4).
+    ReadIndex {
+        /// Names the read at the follower.
+        context: u64,
+    },
+    /// Answer to a read-index request.
+    ReadIndexResponse {
+        /// Names the read at the follower.
+        context: u64,
+        /// Index to wait for; `None`: the leader cannot tell, ask again.
+        index: Option<u64>,
+    },
+    /// Start an election now (thesis §3.10).
+    TimeoutNow,
+}
+
+/// Outcome of an append.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AppendResult {
+    /// The log matches the leader's up to here, on disk.
+    Accepted {
+        /// That index.
+        match_index: u64,
+    },
+    /// The entry before the appended ones does not match.
+    Rejected {
+        /// The `prev_index` refused.
+        rejected_index: u64,
+        /// Where the logs may agree at the latest.
+        hint_index: u64,
+        /// Term of the follower's entry there.
+        hint_term: u64,
+    },
+}
+
+/// One log entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerEntry {
+    /// Term it was proposed in.
+    pub term: u64,
+    /// Its index.
+    pub index: u64,
+    /// Kind code of the consensus core.
+    pub kind: u8,
+    /// Its data.
+    pub data: Bytes,
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,154 @@
+//! Frames of the peer door to plain types. Pure, and safe on any input.
+
+use super::{AppendResult, GroupBody, GroupMessage, PeerEntry, PeerHello, PeerHelloReply};
+use crate::frame::{Frame, FrameKind};
+use crate::generated::peer_generated as wire;
+use crate::protocol::DecodeError;
+use crate::protocol::{Payload, expect_kind, verified};
+
+/// Reads a [`PeerHello`].
+///
+/// # Errors
+/// [`DecodeError`]; report and close. Version and cluster are not judged here.
+pub fn decode_peer_hello(frame: &Frame) -> Result<PeerHello, DecodeError> {
+    expect_kind(frame, FrameKind::PeerHello)?;
+    let hello = verified::<wire::PeerHello<'_>>(&frame.meta)?;
+    Payload::new(frame.payload.clone()).finish()?;
+    Ok(PeerHello {
+        version: hello.version(),
+        node: hello.node(),
+        core: hello.core(),
+        cluster_id: hello.cluster_id().to_owned(),
+        wants_core: hello.wants_core(),
+    })
+}
+
+/// Reads a [`PeerHelloReply`].
+///
+/// # Errors
+/// [`DecodeError`]; close.
+pub fn decode_peer_hello_reply(frame: &Frame) -> Result<PeerHelloReply, DecodeError> {
+    expect_kind(frame, FrameKind::PeerHelloReply)?;
+    let reply = verified::<wire::PeerHelloReply<'_>>(&frame.meta)?;
+    Payload::new(frame.payload.clone()).finish()?;
+    Ok(PeerHelloReply { version: reply.version(), node: reply.node(), core: reply.core() })
+}
+
+/// Appends the messages of a frame to `messages`, in the order they were sent; entry data are slices of
+/// the frame.
+///
+/// # Errors
+/// [`DecodeError`], with `messages` as it was. Raft tolerates the loss, but a peer that sends such a frame
+/// is broken: report and close.
+pub fn decode_messages(frame: &Frame, messages: &mut Vec<GroupMessage>) -> Result<(), DecodeError> {
+    expect_kind(frame, FrameKind::PeerMessages)?;
+    let list = verified::<wire::Messages<'_>>(&frame.meta)?.messages();
+    let mut payload = Payload::new(frame.payload.clone());
+    let before = messages.len();
+    let result = decode_list(list, &mut payload, messages).and_then(|()| payload.finish());
+    if result.is_err() {
+        messages.truncate(before);
+    }
+    result
+}
+
+type MessageList<'a> = flatbuffers::Vector<'a, flatbuffers::ForwardsUOffset<wire::GroupMessage<'a>>>;
+
+fn decode_list(
+    list: MessageList<'_>,
+    payload: &mut Payload,
+    messages: &mut Vec<GroupMessage>,
+) -> Result<(), DecodeError> {
+    // No reservation from `list.len()`: FlatBuffers may point many elements at one table.
+    for message in list {
+        messages.push(GroupMessage {
+            group: message.group(),
+            from: message.from(),
+            to: message.to(),
+            term: message.term(),
+            body: body(&message, payload)?,
+        });
+    }
+    Ok(())
+}
+
+fn body(message: &wire::GroupMessage<'_>, payload: &mut Payload) -> Result<GroupBody, DecodeError> {
+    if let Some(append) = message.body_as_append() {
+        return append_body(&append, payload);
+    }
+    if let Some(it) = message.body_as_append_accepted() {
+        let result = AppendResult::Accepted { match_index: it.match_index() };
+        return Ok(GroupBody::AppendResponse { result, round: it.round() });
+    }
+    if let Some(it) = message.body_as_append_rejected() {
+        let result = AppendResult::Rejected {
+            rejected_index: it.rejected_index(),
+            hint_index: it.hint_index(),
+            hint_term: it.hint_term(),
+        };
+        return Ok(GroupBody::AppendResponse { result, round: it.round() });
+    }
+    if let Some(it) = message.body_as_heartbeat() {
+        return Ok(GroupBody::Heartbeat { commit: it.commit(), round: it.round() });
+    }
+    if let Some(it) = message.body_as_heartbeat_response() {
+        return Ok(GroupBody::HeartbeatResponse { round: it.round() });
+    }
+    if let Some(it) = message.body_as_read_index() {
+        return Ok(GroupBody::ReadIndex { context: it.context() });
+    }
+    if let Some(it) = message.body_as_read_index_response() {
+        return Ok(GroupBody::ReadIndexResponse { context: it.context(), index: it.index() });
+    }
+    election_body(message)
+}
+
+fn election_body(message: &wire::GroupMessage<'_>) -> Result<GroupBody, DecodeError> {
+    if let Some(it) = message.body_as_pre_vote() {
+        return Ok(GroupBody::PreVote { last_index: it.last_index(), last_term: it.last_term() });
+    }
+    if let Some(it) = message.body_as_pre_vote_response() {
+        return Ok(GroupBody::PreVoteResponse { granted: it.granted() });
+    }
+    if let Some(it) = message.body_as_vote() {
+        return Ok(GroupBody::Vote {
+            last_index: it.last_index(),
+            last_term: it.last_term(),
+            transfer: it.transfer(),
+        });
+    }
+    if let Some(it) = message.body_as_vote_response() {
+        return Ok(GroupBody::VoteResponse { granted: it.granted() });
+    }
+    match message.body_type() {
+        wire::Body::TimeoutNow => Ok(GroupBody::TimeoutNow),
+        other => Err(DecodeError::UnknownVariant { what: "message", code: u64::from(other.0) }),
+    }
+}
+
+fn append_body(append: &wire::Append<'_>, payload: &mut Payload) -> Result<GroupBody, DecodeError> {
+    let mut entries = Vec::new();
+    if let Some(list) = append.entries() {
+        entries.reserve_exact(list.len());
+        let mut index = append.prev_index();
+        for entry in list {
+            index = index.wrapping_add(1);
+            if entry.index() != index {
+                return Err(DecodeError::Inconsistent { why: "entries are not contiguous" });
+            }
+            entries.push(PeerEntry {
+                term: entry.term(),
+                index,
+                kind: entry.kind(),
+                data: payload.take(entry.data_len())?,
+            });
+        }
+    }
+    Ok(GroupBody::Append {
+        prev_index: append.prev_index(),
+        prev_term: append.prev_term(),
+        entries,
+        commit: append.commit(),
+        round: append.round(),
+    })
+}

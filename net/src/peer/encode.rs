@@ -1,0 +1,245 @@
+//! Peer messages to frames: many messages a frame, entry data copied once.
+
+use super::{AppendResult, GroupBody, GroupMessage, PeerEntry, PeerHello, PeerHelloReply};
+use crate::frame::{FrameKind, FrameTooLong, FrameWriter};
+use crate::generated::peer_generated as wire;
+use crate::protocol::{Builder, piece_len};
+use crate::types::RequestId;
+use bytes::BytesMut;
+use flatbuffers::{FlatBufferBuilder, UnionWIPOffset, WIPOffset};
+
+/// Rough metadata of one message and of one entry; only the cut into frames depends on them.
+const MESSAGE_META_BYTES: usize = 128;
+const ENTRY_META_BYTES: usize = 24;
+
+/// Why messages were not encoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PeerEncodeError {
+    /// One message alone is over the hard limit: the consensus core was allowed appends longer than the
+    /// frames of this connection. Nothing of it was written; the messages before it were.
+    #[error("message {position} does not fit a frame: {source}")]
+    MessageTooLong {
+        /// Its place in the list.
+        position: usize,
+        /// How long it is.
+        source: FrameTooLong,
+    },
+}
+
+/// Encodes messages of the peer door as frames. Keep one per connection: its buffers are reused.
+pub struct PeerEncoder {
+    builder: Builder,
+    offsets: Vec<WIPOffset<wire::GroupMessage<'static>>>,
+    frame_bytes_target: usize,
+    frame_bytes_max: u32,
+}
+
+impl PeerEncoder {
+    /// An encoder that starts a new frame when one would exceed `frame_bytes_target`, and refuses a single
+    /// message over `frame_bytes_max`.
+    #[must_use]
+    pub fn new(frame_bytes_target: usize, frame_bytes_max: u32) -> PeerEncoder {
+        PeerEncoder {
+            builder: FlatBufferBuilder::new(),
+            offsets: Vec::new(),
+            frame_bytes_target,
+            frame_bytes_max,
+        }
+    }
+
+    /// Appends a hello.
+    ///
+    /// # Errors
+    /// [`FrameTooLong`]; nothing was appended.
+    pub fn hello(&mut self, hello: &PeerHello, out: &mut BytesMut) -> Result<(), FrameTooLong> {
+        self.builder.reset();
+        let args = wire::PeerHelloArgs {
+            version: hello.version,
+            node: hello.node,
+            core: hello.core,
+            cluster_id: Some(self.builder.create_string(&hello.cluster_id)),
+            wants_core: hello.wants_core,
+        };
+        let root = wire::PeerHello::create(&mut self.builder, &args);
+        self.seal_bare(root, FrameKind::PeerHello, out)
+    }
+
+    /// Appends a hello's answer.
+    ///
+    /// # Errors
+    /// [`FrameTooLong`]; nothing was appended.
+    pub fn hello_reply(&mut self, reply: &PeerHelloReply, out: &mut BytesMut) -> Result<(), FrameTooLong> {
+        self.builder.reset();
+        let args = wire::PeerHelloReplyArgs { version: reply.version, node: reply.node, core: reply.core };
+        let root = wire::PeerHelloReply::create(&mut self.builder, &args);
+        self.seal_bare(root, FrameKind::PeerHelloReply, out)
+    }
+
+    /// Appends all `messages`, in order, in as few frames as the target allows. Returns how many.
+    ///
+    /// # Errors
+    /// [`PeerEncodeError`]; the messages before the one it names were appended.
+    pub fn messages(
+        &mut self,
+        messages: &[GroupMessage],
+        out: &mut BytesMut,
+    ) -> Result<usize, PeerEncodeError> {
+        let (mut first, mut frames) = (0, 0);
+        while first < messages.len() {
+            let count = self.fitting(&messages[first..]);
+            self.one_frame(&messages[first..first + count], out).map_err(|source| {
+                // A frame of several messages stays under the target, so this is a message alone.
+                PeerEncodeError::MessageTooLong { position: first, source }
+            })?;
+            first += count;
+            frames += 1;
+        }
+        Ok(frames)
+    }
+
+    /// How many of the messages go into the next frame; at least one.
+    fn fitting(&self, messages: &[GroupMessage]) -> usize {
+        let hard = usize::try_from(self.frame_bytes_max).unwrap_or(usize::MAX);
+        let target = self.frame_bytes_target.min(hard);
+        let mut bytes = 0usize;
+        for (position, message) in messages.iter().enumerate() {
+            bytes = bytes.saturating_add(estimated_bytes(message));
+            if bytes > target {
+                return position.max(1);
+            }
+        }
+        messages.len()
+    }
+
+    fn one_frame(&mut self, messages: &[GroupMessage], out: &mut BytesMut) -> Result<(), FrameTooLong> {
+        self.builder.reset();
+        self.offsets.clear();
+        for message in messages {
+            let offset = group_message(&mut self.builder, message);
+            self.offsets.push(offset);
+        }
+        let list = self.builder.create_vector(&self.offsets);
+        let root = wire::Messages::create(&mut self.builder, &wire::MessagesArgs { messages: Some(list) });
+        self.builder.finish(root, None);
+        let data = || messages.iter().flat_map(entries).map(|entry| &entry.data);
+        let payload_bytes = data().map(bytes::Bytes::len).sum();
+        let meta = self.builder.finished_data();
+        let mut frame = FrameWriter::begin(
+            out,
+            FrameKind::PeerMessages,
+            RequestId(0),
+            meta,
+            payload_bytes,
+            self.frame_bytes_max,
+        )?;
+        for piece in data() {
+            frame.put(piece);
+        }
+        frame.finish();
+        Ok(())
+    }
+
+    fn seal_bare<T>(
+        &mut self,
+        root: WIPOffset<T>,
+        kind: FrameKind,
+        out: &mut BytesMut,
+    ) -> Result<(), FrameTooLong> {
+        self.builder.finish(root, None);
+        let meta = self.builder.finished_data();
+        FrameWriter::begin(out, kind, RequestId(0), meta, 0, self.frame_bytes_max)?.finish();
+        Ok(())
+    }
+}
+
+fn entries(message: &GroupMessage) -> &[PeerEntry] {
+    if let GroupBody::Append { entries, .. } = &message.body { entries } else { &[] }
+}
+
+fn estimated_bytes(message: &GroupMessage) -> usize {
+    let data: usize = entries(message).iter().map(|entry| ENTRY_META_BYTES + entry.data.len()).sum();
+    MESSAGE_META_BYTES + data
+}
+
+fn group_message(builder: &mut Builder, message: &GroupMessage) -> WIPOffset<wire::GroupMessage<'static>> {
+    let (body_type, body) = body(builder, &message.body);
+    let args = wire::GroupMessageArgs {
+        group: message.group,
+        from: message.from,
+        to: message.to,
+        term: message.term,
+        body_type,
+        body: Some(body),
+    };
+    wire::GroupMessage::create(builder, &args)
+}
+
+fn body(builder: &mut Builder, body: &GroupBody) -> (wire::Body, WIPOffset<UnionWIPOffset>) {
+    use wire::Body;
+    match *body {
+        GroupBody::Append { prev_index, prev_term, ref entries, commit, round } => {
+            let vector = |builder: &mut Builder| builder.create_vector_from_iter(entries.iter().map(wire_entry));
+            let entries = if entries.is_empty() { None } else { Some(vector(builder)) };
+            let args = wire::AppendArgs { prev_index, prev_term, commit, round, entries };
+            (Body::Append, wire::Append::create(builder, &args).as_union_value())
+        }
+        GroupBody::AppendResponse { result, round } => append_response(builder, result, round),
+        GroupBody::Heartbeat { commit, round } => {
+            let it = wire::Heartbeat::create(builder, &wire::HeartbeatArgs { commit, round });
+            (Body::Heartbeat, it.as_union_value())
+        }
+        GroupBody::HeartbeatResponse { round } => {
+            let it = wire::HeartbeatResponse::create(builder, &wire::HeartbeatResponseArgs { round });
+            (Body::HeartbeatResponse, it.as_union_value())
+        }
+        GroupBody::ReadIndex { context } => {
+            let it = wire::ReadIndex::create(builder, &wire::ReadIndexArgs { context });
+            (Body::ReadIndex, it.as_union_value())
+        }
+        GroupBody::ReadIndexResponse { context, index } => {
+            let args = wire::ReadIndexResponseArgs { context, index };
+            (Body::ReadIndexResponse, wire::ReadIndexResponse::create(builder, &args).as_union_value())
+        }
+        GroupBody::PreVote { last_index, last_term } => {
+            let it = wire::PreVote::create(builder, &wire::PreVoteArgs { last_index, last_term });
+            (Body::PreVote, it.as_union_value())
+        }
+        GroupBody::PreVoteResponse { granted } => {
+            let it = wire::PreVoteResponse::create(builder, &wire::PreVoteResponseArgs { granted });
+            (Body::PreVoteResponse, it.as_union_value())
+        }
+        GroupBody::Vote { last_index, last_term, transfer } => {
+            let it = wire::Vote::create(builder, &wire::VoteArgs { last_index, last_term, transfer });
+            (Body::Vote, it.as_union_value())
+        }
+        GroupBody::VoteResponse { granted } => {
+            let it = wire::VoteResponse::create(builder, &wire::VoteResponseArgs { granted });
+            (Body::VoteResponse, it.as_union_value())
+        }
+        GroupBody::TimeoutNow => {
+            let it = wire::TimeoutNow::create(builder, &wire::TimeoutNowArgs {});
+            (Body::TimeoutNow, it.as_union_value())
+        }
+    }
+}
+
+fn append_response(
+    builder: &mut Builder,
+    result: AppendResult,
+    round: u64,
+) -> (wire::Body, WIPOffset<UnionWIPOffset>) {
+    match result {
+        AppendResult::Accepted { match_index } => {
+            let args = wire::AppendAcceptedArgs { match_index, round };
+            (wire::Body::AppendAccepted, wire::AppendAccepted::create(builder, &args).as_union_value())
+        }
+        AppendResult::Rejected { rejected_index, hint_index, hint_term } => {
+            let args = wire::AppendRejectedArgs { rejected_index, hint_index, hint_term, round };
+            (wire::Body::AppendRejected, wire::AppendRejected::create(builder, &args).as_union_value())
+        }
+    }
+}
+
+fn wire_entry(entry: &PeerEntry) -> wire::Entry {
+    wire::Entry::new(entry.term, entry.index, piece_len(&entry.data), entry.kind)
+}
