@@ -170,3 +170,6 @@ const EXPECTED_NONE: u8 = 0;
 const EXPECTED_ABSENT: u8 = 1;
 const EXPECTED_VERSION: u8 = 2;
 const EXPECTED_VALUE: u8 = 3;
+
+#[cfg(test)]
+mod tests;

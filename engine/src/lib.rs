@@ -1,5 +1,24 @@
 //! The RingKV server: composes Raft, the write-ahead log, the network and the storage engines.
+//!
+//! ```text
+//!   server      opens everything, starts one executor per core
+//!     driver    the only async code: sockets, files, threads, clock
+//!       core    one core's machine: (state, event) → effects
+//!         replica   one shard's Raft state, waiting requests and apply queue
+//!   machine     the replicated state machine, on the apply thread
+//!     command   what an entry says        store   where its data lies
+//! ```
 
 pub mod command;
+pub mod config;
+pub mod convert;
+pub mod core;
+pub mod driver;
+pub mod fatal;
+pub mod host;
+pub mod identity;
 pub mod machine;
+pub mod placement;
+mod replica;
+pub mod server;
 pub mod store;

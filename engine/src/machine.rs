@@ -360,3 +360,6 @@ impl Current<'_> {
         Record::parse(bytes).map_err(|source| ApplyError::StoredRecord { index, source })
     }
 }
+
+#[cfg(test)]
+mod tests;

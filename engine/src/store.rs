@@ -16,6 +16,8 @@
 //! time); everything else may be called from any thread. `get` and `multi_get` with
 //! [`ReadTier::Memory`] never wait for a disk and may run on an executor; the rest may block.
 
+#[cfg(test)]
+pub(crate) mod conformance;
 pub mod mem;
 pub mod rocks;
 
@@ -148,7 +150,7 @@ pub enum StoreError {
         /// What the system said.
         detail: String,
     },
-    /// The engine was destroyed: the replica is gone, drop the request.
+    /// The engine was destroyed (or, for a read under way, replaced by a checkpoint): drop the request.
     #[error("{path}: the engine was destroyed")]
     Destroyed {
         /// The engine's folder.

@@ -113,11 +113,9 @@ pub fn decode(payload: &[u8]) -> Result<Command<'_>, DecodeError> {
         })
     };
     let ops = Ops { payload, at: cursor.at, remaining: count };
-    let mut op = 0;
-    for _ in 0..count {
+    for op in 0..length(count) {
         let decoded = cursor.take_op(op)?;
         check_version(op, &decoded, version)?;
-        op += 1;
     }
     match payload.len() - cursor.at {
         0 => Ok(Command { time_ms, version, session, ops }),

@@ -205,3 +205,6 @@ impl StorageEngine for MemEngine {
 fn open_io(path: &Path, error: &std::io::Error) -> OpenError {
     OpenError::Io { path: path.to_owned(), detail: error.to_string() }
 }
+
+#[cfg(test)]
+mod tests;

@@ -161,3 +161,6 @@ impl StorageEngine for RocksEngine {
         self.live()?.stats()
     }
 }
+
+#[cfg(test)]
+mod tests;

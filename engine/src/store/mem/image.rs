@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use bytes::{Buf, Bytes};
 
@@ -20,6 +20,9 @@ const HEADER_BYTES: usize = 32;
 const CHECKSUM_BYTES: usize = 4;
 const FILE: &str = "image";
 const FILE_NEW: &str = "image.new";
+
+/// What an image holds: the map and its position.
+pub(super) type Image = (BTreeMap<Bytes, Bytes>, Applied);
 
 /// Saves a map into `folder`, durably, over the image that may be there.
 pub(super) fn write(folder: &Path, map: &BTreeMap<Bytes, Bytes>, applied: Applied) -> Result<(), StoreError> {
@@ -67,7 +70,7 @@ pub(super) fn write_error(path: &Path, error: &io::Error) -> StoreError {
 }
 
 /// Reads the image in `folder`, if there is one.
-pub(super) fn read(folder: &Path) -> Result<Option<(BTreeMap<Bytes, Bytes>, Applied)>, OpenError> {
+pub(super) fn read(folder: &Path) -> Result<Option<Image>, OpenError> {
     let path = folder.join(FILE);
     match std::fs::read(&path) {
         Ok(image) => parse(&path, image.into()).map(Some),
@@ -76,11 +79,11 @@ pub(super) fn read(folder: &Path) -> Result<Option<(BTreeMap<Bytes, Bytes>, Appl
     }
 }
 
-fn parse(path: &PathBuf, image: Bytes) -> Result<(BTreeMap<Bytes, Bytes>, Applied), OpenError> {
-    let corrupt = |detail: &str| OpenError::Corrupt { path: path.clone(), detail: detail.to_owned() };
+fn parse(path: &Path, image: Bytes) -> Result<Image, OpenError> {
+    let corrupt = |detail: &str| OpenError::Corrupt { path: path.to_owned(), detail: detail.to_owned() };
     if !image.starts_with(MAGIC) {
         let detail = "the image has another beginning".to_owned();
-        return Err(OpenError::Foreign { path: path.clone(), detail });
+        return Err(OpenError::Foreign { path: path.to_owned(), detail });
     }
     let Some(sum_at) = image.len().checked_sub(CHECKSUM_BYTES).filter(|at| *at >= HEADER_BYTES) else {
         return Err(corrupt("the image is cut short"));
@@ -89,7 +92,7 @@ fn parse(path: &PathBuf, image: Bytes) -> Result<(BTreeMap<Bytes, Bytes>, Applie
     let format = format.get_u16_le();
     if format != FORMAT {
         let (found, known) = (u32::from(format), u32::from(FORMAT));
-        return Err(OpenError::Newer { path: path.clone(), found, known });
+        return Err(OpenError::Newer { path: path.to_owned(), found, known });
     }
     let mut sum = &image[sum_at..];
     if sum.get_u32_le() != crc32c::crc32c(&image[..sum_at]) {

@@ -96,8 +96,9 @@ impl Live {
     }
 
     pub(super) fn apply(&self, writes: &WriteSet<'_>) -> Result<(), StoreError> {
-        let mut applied = self.applied.lock().unwrap_or_else(PoisonError::into_inner);
-        assert!(writes.applied.index > applied.index, "the applied position must grow");
+        // Not locked across the write: `applied` is asked for by executors, which must not wait for it. Only
+        // one thread applies.
+        assert!(writes.applied.index > self.applied().index, "the applied position must grow");
         let mut batch = WriteBatch::with_capacity_bytes(batch_bytes(writes));
         for write in writes.writes {
             match write {
@@ -107,7 +108,7 @@ impl Live {
         }
         batch.put(APPLIED_KEY, encode_applied(writes.applied));
         self.database().write_opt(batch, &self.write_options).map_err(|error| self.error(&error))?;
-        *applied = writes.applied;
+        *self.applied.lock().unwrap_or_else(PoisonError::into_inner) = writes.applied;
         Ok(())
     }
 

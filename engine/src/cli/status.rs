@@ -1,0 +1,131 @@
+//! `ringkv status`: asks every node for its account of itself and puts them together.
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Result;
+use net::{Client, ClientConfig};
+use serde_json::{Value, json};
+
+use super::{Output, on_executor};
+
+/// Prints the cluster's status; exit code 1 unless all is well.
+pub fn run(endpoints: Vec<String>, timeout: u64, output: Output) -> Result<ExitCode> {
+    on_executor(async move || {
+        let mut config = ClientConfig::new(endpoints);
+        config.request_timeout = Duration::from_secs(timeout);
+        config.connect_timeout = Duration::from_secs(timeout.min(2));
+        let client = Client::connect(config).await?;
+        let map = client.cluster_map();
+        let mut nodes = BTreeMap::new();
+        for node in &map.nodes {
+            let answer = match client.status(&node.binary_addr).await {
+                Ok(bytes) => serde_json::from_slice::<Value>(&bytes).map_err(|error| error.to_string()),
+                Err(error) => Err(error.to_string()),
+            };
+            nodes.insert(node.id, (node.binary_addr.clone(), answer));
+        }
+        let report = Report::new(map.shards.iter().map(|shard| shard.id).collect(), nodes);
+        match output {
+            Output::Text => report.print(),
+            Output::Json => println!("{}", report.json()),
+        }
+        Ok(ExitCode::from(u8::from(!report.is_well())))
+    })
+}
+
+struct Report {
+    shards: Vec<u32>,
+    nodes: BTreeMap<u64, (String, Result<Value, String>)>,
+    /// Leader of each shard, as the leader itself says.
+    leaders: BTreeMap<u32, (u64, u64)>,
+}
+
+impl Report {
+    fn new(shards: Vec<u32>, nodes: BTreeMap<u64, (String, Result<Value, String>)>) -> Report {
+        let mut leaders: BTreeMap<u32, (u64, u64)> = BTreeMap::new();
+        for (id, shard) in nodes.iter().flat_map(|(id, (_, status))| replicas(status).map(move |s| (*id, s))) {
+            let number = u32::try_from(field(shard, "shard")).unwrap_or(u32::MAX);
+            let term = field(shard, "term");
+            // A deposed leader may not know yet: the newest term counts.
+            let newer = leaders.get(&number).is_none_or(|(_, known)| term > *known);
+            if shard["role"] == "leader" && newer {
+                leaders.insert(number, (id, term));
+            }
+        }
+        Report { shards, nodes, leaders }
+    }
+
+    fn is_well(&self) -> bool {
+        self.nodes.values().all(|(_, status)| status.is_ok())
+            && self.shards.iter().all(|shard| self.leaders.contains_key(shard))
+    }
+
+    fn json(&self) -> Value {
+        let nodes: Vec<Value> = self
+            .nodes
+            .iter()
+            .map(|(id, (address, status))| match status {
+                Ok(status) => json!({"id": id, "address": address, "up": true, "status": status}),
+                Err(error) => json!({"id": id, "address": address, "up": false, "error": error}),
+            })
+            .collect();
+        let shards: Vec<Value> = self
+            .shards
+            .iter()
+            .map(|shard| json!({"id": shard, "leader": self.leaders.get(shard).map(|(node, _)| node)}))
+            .collect();
+        json!({"well": self.is_well(), "nodes": nodes, "shards": shards})
+    }
+
+    fn print(&self) {
+        println!("{:>5}  {:<22} {:>6} {:>8} {:>12} {:>10}", "node", "address", "leads", "replicas", "requests", "log MiB");
+        for (id, (address, status)) in &self.nodes {
+            let leads = self.leaders.values().filter(|(node, _)| node == id).count();
+            match status {
+                Ok(status) => {
+                    let total = |path: &str| cores(status).map(|core| core.pointer(path).and_then(Value::as_u64).unwrap_or(0)).sum::<u64>();
+                    println!(
+                        "{id:>5}  {address:<22} {leads:>6} {:>8} {:>12} {:>10}",
+                        replicas_of(status).count(),
+                        total("/counters/requests"),
+                        total("/wal_disk_bytes") >> 20
+                    );
+                }
+                Err(error) => println!("{id:>5}  {address:<22} down: {error}"),
+            }
+        }
+        println!("{:>5}  {:>6} {:>6}  {:<}", "shard", "leader", "term", "applied / committed on each node");
+        for shard in &self.shards {
+            let (leader, term) = match self.leaders.get(shard) {
+                Some((leader, term)) => (leader.to_string(), term.to_string()),
+                None => ("none".to_owned(), "-".to_owned()),
+            };
+            let progress: Vec<String> = self
+                .nodes
+                .iter()
+                .flat_map(|(id, (_, status))| replicas(status).map(move |replica| (id, replica)))
+                .filter(|(_, replica)| field(replica, "shard") == u64::from(*shard))
+                .map(|(id, replica)| format!("{id}: {}/{}", field(replica, "applied"), field(replica, "committed")))
+                .collect();
+            println!("{shard:>5}  {leader:>6} {term:>6}  {}", progress.join("  "));
+        }
+    }
+}
+
+fn cores(status: &Value) -> impl Iterator<Item = &Value> {
+    status["cores"].as_array().into_iter().flatten()
+}
+
+fn replicas_of(status: &Value) -> impl Iterator<Item = &Value> {
+    cores(status).flat_map(|core| core["shards"].as_array().into_iter().flatten())
+}
+
+fn replicas(status: &Result<Value, String>) -> impl Iterator<Item = &Value> {
+    status.iter().flat_map(replicas_of)
+}
+
+fn field(value: &Value, name: &str) -> u64 {
+    value[name].as_u64().unwrap_or(0)
+}

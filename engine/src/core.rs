@@ -1,0 +1,252 @@
+//! One core's machine: its replicas, its share of the log and the requests in flight, as a function of
+//! (state, event). The driver feeds [`Event`]s, ends each turn with [`Core::settle`] and carries out the
+//! [`Effect`]s; the simulator does the same.
+//!
+//! A turn batches: all requests, messages and completions that have arrived are taken in first, then each touched
+//! replica hands over one `Ready`; their entries share the next batch of the log, their messages one frame per peer
+//! core, and their committed entries one task of the apply lane.
+//!
+//! Invariants:
+//! - a promise (vote, append acknowledgement, own vote toward commit) leaves only after the log position it depends
+//!   on is flushed;
+//! - completions that name a replica carry its incarnation, and are dropped when it is not the current one;
+//! - what is in flight is bounded in bytes: over the limit, writes are refused as busy, not queued.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use net::map::ClusterMap;
+use net::peer::GroupMessage;
+use raft::{Index, Message, Nanos, RawNode, ReadyId};
+use wal::{Lsn, StreamId, Wal};
+
+mod apply;
+mod compaction;
+mod effect;
+mod event;
+mod peers;
+mod requests;
+mod status;
+mod turn;
+
+pub use crate::replica::{ReadDone, ReadTask, ReplicaId};
+pub use apply::{Applied, ApplyBatch};
+pub use effect::Effect;
+pub use event::{Event, Origin};
+pub use status::{CoreStatus, Counters, ShardStatus};
+
+use crate::placement;
+use crate::replica::{Replica, WalLog};
+use crate::store::StorageEngine;
+
+/// A connection of one core; never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnectionId(pub u64);
+
+/// What a core needs to know of the configuration.
+#[derive(Clone, Debug)]
+pub struct CoreConfig {
+    /// This node.
+    pub node: u64,
+    /// This core of the node.
+    pub core: u32,
+    /// Cores of this node.
+    pub cores: u32,
+    /// Raft timing and windows; identity and priority are filled in per replica.
+    pub raft: raft::Config,
+    /// Longest key.
+    pub key_bytes_max: u64,
+    /// Longest value.
+    pub value_bytes_max: u64,
+    /// Writes in flight (proposed, not applied) over all replicas of the core; more are refused as busy.
+    pub inflight_bytes_max: u64,
+    /// Reads that wait for a quorum or for apply; more are refused as busy.
+    pub reads_max: usize,
+    /// How long a request may wait.
+    pub request_timeout: Nanos,
+    /// Log size at which state machines are flushed so that it can be purged.
+    pub wal_retain_bytes: u64,
+    /// Time between checkpoints of a shard that changed; zero for none.
+    pub snapshot_interval: Nanos,
+    /// Log bytes of a shard between checkpoints; zero for none.
+    pub snapshot_threshold_bytes: u64,
+}
+
+/// A replica to start with: its state machine, opened, and how far that is applied.
+pub struct ReplicaSeed {
+    /// The shard.
+    pub shard: u32,
+    /// Its data.
+    pub engine: Arc<dyn StorageEngine>,
+    /// The last entry the state machine has applied; it is durable, for it was just opened.
+    pub applied: Index,
+}
+
+/// A `Ready` whose log records are not flushed yet.
+struct Unflushed {
+    lsn: Lsn,
+    replica: ReplicaId,
+    ready: ReadyId,
+    messages: Vec<Message>,
+}
+
+/// One core's machine.
+pub struct Core {
+    config: CoreConfig,
+    map: ClusterMap,
+    wal: Rc<RefCell<Wal>>,
+    /// By shard number; `None` where another core hosts the shard.
+    replicas: Vec<Option<Replica>>,
+    /// Shards touched in this turn, each once.
+    touched: Vec<u32>,
+    is_touched: Vec<bool>,
+    unflushed: VecDeque<Unflushed>,
+    outbox: peers::Outbox,
+    lane: apply::Lane,
+    compaction: compaction::Schedule,
+    /// Leaders of all shards, as this core's replicas or the sibling cores know them; 0 for none.
+    leaders: Vec<u64>,
+    siblings: Vec<Option<CoreStatus>>,
+    status_ticks: u32,
+    now: Nanos,
+    wall_ms: u64,
+    next_tick: Nanos,
+    inflight_bytes: u64,
+    counters: Counters,
+    effects: Vec<Effect>,
+}
+
+impl Core {
+    /// A core with the replicas of its shards, as recovered. The map must list this node; the seeds must be exactly
+    /// the shards that it places on this core.
+    pub fn new(
+        config: CoreConfig,
+        map: ClusterMap,
+        wal: Wal,
+        seeds: Vec<ReplicaSeed>,
+        seed: u64,
+    ) -> Result<Core, raft::ConfigError> {
+        let shards = map.shards.len();
+        let wal = Rc::new(RefCell::new(wal));
+        let nodes: Vec<u64> = map.nodes.iter().map(|node| node.id).collect();
+        let mut replicas: Vec<Option<Replica>> = Vec::new();
+        replicas.resize_with(shards, || None);
+        for (incarnation, replica) in (1..).zip(seeds) {
+            let shard = replica.shard;
+            let id = ReplicaId { shard, incarnation };
+            let slots = map.shard(shard).and_then(|info| info.slots).map(|slots| (slots.first, slots.last));
+            let raft = start_raft(&config, &nodes, &wal, shard, replica.applied, seed)?;
+            let started = Replica::new(id, raft, replica.engine, slots, replica.applied);
+            replicas[usize_of(shard)] = Some(started);
+        }
+        Ok(Core {
+            outbox: peers::Outbox::new(&map),
+            lane: apply::Lane::default(),
+            compaction: compaction::Schedule::default(),
+            leaders: vec![0; shards],
+            siblings: vec![None; usize_of(config.cores)],
+            config,
+            map,
+            wal,
+            replicas,
+            touched: Vec::new(),
+            status_ticks: 0,
+            is_touched: vec![false; shards],
+            unflushed: VecDeque::new(),
+            now: Nanos(0),
+            wall_ms: 0,
+            next_tick: Nanos(0),
+            inflight_bytes: 0,
+            counters: Counters::default(),
+            effects: Vec::new(),
+        })
+    }
+
+    /// Takes one event in. Effects come out of [`settle`](Core::settle), which ends the turn.
+    pub fn handle(&mut self, event: Event) {
+        match event {
+            Event::Tick { now, wall_ms } => self.on_time(now, wall_ms),
+            Event::Request { origin, request } => self.on_request(origin, request),
+            Event::Forwarded { connection, reply } => {
+                let origin = Origin { core: self.config.core, connection };
+                self.effects.push(Effect::Reply { origin, reply });
+            }
+            Event::Peer { messages } => self.on_peer(messages),
+            Event::PeerLost { node } => self.on_peer_lost(node),
+            Event::WalWritten { batch } => self.on_wal_written(batch),
+            Event::SegmentDone { task } => self.wal.borrow_mut().on_segment_task_done(task),
+            Event::EntriesRead { replica, fetch, result } => {
+                if let Some(shard) = self.current(replica) {
+                    self.replica_mut(shard).raft.on_entries_fetched(fetch, result);
+                    self.touch(shard);
+                }
+            }
+            Event::Applied(applied) => self.on_applied(applied),
+            Event::Read(done) => self.effects.push(Effect::Reply { origin: done.origin, reply: done.reply }),
+            Event::Durable { replica, index } => self.on_durable(replica, index),
+            Event::Sibling(status) => self.on_sibling(status),
+        }
+    }
+
+    /// The cluster map with the leaders this core knows.
+    pub fn map(&self) -> ClusterMap {
+        let mut map = self.map.clone();
+        for shard in &mut map.shards {
+            let leader = self.leaders[usize_of(shard.id)];
+            shard.leader = (leader != 0).then_some(leader);
+        }
+        map
+    }
+
+    /// Takes note that a replica has work for the end of the turn.
+    fn touch(&mut self, shard: u32) {
+        let touched = &mut self.is_touched[usize_of(shard)];
+        if !*touched {
+            *touched = true;
+            self.touched.push(shard);
+        }
+    }
+
+    /// The shard of a replica if that replica is still the current one.
+    fn current(&self, id: ReplicaId) -> Option<u32> {
+        let replica = self.replicas.get(usize_of(id.shard))?.as_ref()?;
+        (replica.id == id).then_some(id.shard)
+    }
+
+    fn replica_mut(&mut self, shard: u32) -> &mut Replica {
+        self.replicas[usize_of(shard)].as_mut().expect("the shard is hosted by this core")
+    }
+}
+
+fn start_raft(
+    config: &CoreConfig,
+    nodes: &[u64],
+    wal: &Rc<RefCell<Wal>>,
+    shard: u32,
+    applied: Index,
+    seed: u64,
+) -> Result<RawNode<WalLog>, raft::ConfigError> {
+    let stream = StreamId(u64::from(shard));
+    let state = wal.borrow().state(stream);
+    let mut hard_state = state.map(crate::convert::hard_state).unwrap_or_default();
+    // The commit index is not written on its own, so it may lag behind what was applied and made durable.
+    hard_state.commit = hard_state.commit.max(applied);
+    let voters = nodes.iter().copied().map(raft::NodeId).collect();
+    let conf_state = raft::ConfState { voters, ..raft::ConfState::default() };
+    let initial = raft::InitialState { hard_state, conf_state, applied };
+    let preferred = placement::preferred_leader(shard, nodes) == config.node;
+    let raft_config =
+        raft::Config { id: raft::NodeId(config.node), priority: u8::from(preferred), ..config.raft.clone() };
+    let seed = seed ^ (config.node << 48) ^ (u64::from(shard) << 16);
+    RawNode::new(raft_config, initial, WalLog::new(wal.clone(), stream), seed)
+}
+
+/// Shards, cores and nodes are numbered in 32 bits; this machine has 64.
+fn usize_of(number: u32) -> usize {
+    usize::try_from(number).expect("64-bit machine")
+}
+
+/// A frame's worth of messages for one core of one node.
+type Parcel = Vec<GroupMessage>;

@@ -1,0 +1,127 @@
+//! The apply lane: committed entries go to the core's apply thread in tasks that hold the entries of many replicas,
+//! at most two tasks under way. While they run, entries gather, so the batches grow with the load and each costs one
+//! wake-up.
+
+use raft::{EntryKind, Index};
+
+use super::{Core, Effect, ReplicaId, usize_of};
+use crate::machine::{MachineEntry, Outcome};
+use crate::replica::{compaction_index, entry_bytes};
+
+/// Entries of one replica to apply.
+#[derive(Debug)]
+pub struct ApplyBatch {
+    /// Whose.
+    pub replica: ReplicaId,
+    /// The entries, in index order; an empty payload changes nothing but the applied position.
+    pub entries: Vec<MachineEntry>,
+    bytes: u64,
+    compact_to: Option<Index>,
+}
+
+impl ApplyBatch {
+    /// The completion of this batch.
+    pub fn done(&self, applied: u64, outcomes: Vec<(u64, Outcome)>) -> Applied {
+        Applied {
+            replica: self.replica,
+            applied: Index(applied),
+            outcomes,
+            bytes: self.bytes,
+            compact_to: self.compact_to,
+        }
+    }
+}
+
+/// Entries of one replica were applied.
+#[derive(Debug)]
+pub struct Applied {
+    replica: ReplicaId,
+    applied: Index,
+    outcomes: Vec<(u64, Outcome)>,
+    bytes: u64,
+    compact_to: Option<Index>,
+}
+
+/// What is in the lane.
+#[derive(Debug, Default)]
+pub(super) struct Lane {
+    /// Bytes of entries that are committed but not applied, over all replicas.
+    pub queued_bytes: u64,
+    tasks: usize,
+    /// Where the next round of replicas starts, so that none is starved.
+    next_shard: usize,
+}
+
+const TASKS_MAX: usize = 2;
+const TASK_BYTES_MAX: u64 = 4 << 20;
+
+impl Core {
+    /// Gives the lane its next task if there is room and work.
+    pub(super) fn feed_lane(&mut self) {
+        while self.lane.tasks < TASKS_MAX {
+            let batches = self.collect_batches();
+            if batches.is_empty() {
+                return;
+            }
+            self.lane.tasks += 1;
+            self.counters.apply_tasks += 1;
+            self.effects.push(Effect::Apply(batches));
+        }
+    }
+
+    fn collect_batches(&mut self) -> Vec<ApplyBatch> {
+        let mut batches = Vec::new();
+        let mut bytes = 0;
+        let shards = self.replicas.len();
+        for offset in 0..shards {
+            let shard = (self.lane.next_shard + offset) % shards;
+            let Some(replica) = self.replicas[shard].as_mut() else { continue };
+            // Entries of one replica are applied by one task at a time: in order.
+            if replica.apply.busy || replica.apply.entries.is_empty() {
+                continue;
+            }
+            if bytes >= TASK_BYTES_MAX {
+                self.lane.next_shard = shard;
+                break;
+            }
+            let entries = replica.take_apply(TASK_BYTES_MAX - bytes);
+            let mut batch =
+                ApplyBatch { replica: replica.id, entries: Vec::with_capacity(entries.len()), bytes: 0, compact_to: None };
+            for entry in entries {
+                batch.bytes += entry_bytes(&entry);
+                let compaction = compaction_index(&entry.data);
+                batch.compact_to = batch.compact_to.max(compaction);
+                let is_command = entry.kind == EntryKind::Normal && compaction.is_none();
+                batch.entries.push(MachineEntry {
+                    index: entry.index.0,
+                    term: entry.term.0,
+                    want_outcome: is_command && replica.wants_outcome(entry.index),
+                    payload: if is_command { entry.data } else { bytes::Bytes::new() },
+                });
+            }
+            bytes += batch.bytes;
+            batches.push(batch);
+        }
+        batches
+    }
+
+    /// A task is done.
+    pub(super) fn on_applied(&mut self, done: Vec<Applied>) {
+        self.lane.tasks -= 1;
+        for applied in done {
+            self.lane.queued_bytes -= applied.bytes;
+            let Some(shard) = self.current(applied.replica) else { continue };
+            let replica = self.replicas[usize_of(shard)].as_mut().expect("hosted here");
+            replica.apply.bytes -= applied.bytes;
+            replica.apply.busy = false;
+            replica.bytes_since_checkpoint += applied.bytes;
+            replica.raft.on_applied(applied.applied);
+            let freed = replica.answer_applied(applied.applied, applied.outcomes, &mut self.effects);
+            self.inflight_bytes -= freed;
+            if let Some(index) = applied.compact_to {
+                replica.compaction_agreed = replica.compaction_agreed.max(index);
+            }
+            self.touch(shard);
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! Everything that can happen to a core. Drivers and the simulator make these; [`Core::handle`](super::Core::handle)
+//! takes them in any order the world produces.
+
+use net::peer::GroupMessage;
+use net::protocol::{Reply, Request};
+use raft::{Entry, FetchId, Index, LogReadError, Nanos};
+use wal::{BatchId, SegmentTask};
+
+use super::{Applied, ConnectionId, CoreStatus, ReadDone, ReplicaId};
+
+/// One thing that happened.
+#[derive(Debug)]
+pub enum Event {
+    /// Time passed.
+    Tick {
+        /// Monotonic time of this node.
+        now: Nanos,
+        /// Wall-clock time in milliseconds since 1970, stamped into commands by leaders.
+        wall_ms: u64,
+    },
+    /// A client asked for something on a connection of this core.
+    Request {
+        /// Where the answer goes.
+        origin: Origin,
+        /// What is asked.
+        request: Request,
+    },
+    /// Another core of this node answered a request that this one forwarded.
+    Forwarded {
+        /// The connection that waits.
+        connection: ConnectionId,
+        /// The answer.
+        reply: Reply,
+    },
+    /// Messages of a peer's groups arrived.
+    Peer {
+        /// The messages of one frame.
+        messages: Vec<GroupMessage>,
+    },
+    /// The connection to a node's core broke, or messages for it were dropped.
+    PeerLost {
+        /// The node.
+        node: u64,
+    },
+    /// A batch of the write-ahead log is on disk.
+    WalWritten {
+        /// Which one.
+        batch: BatchId,
+    },
+    /// A segment was created, recycled or deleted.
+    SegmentDone {
+        /// What was asked for.
+        task: SegmentTask,
+    },
+    /// Entries that had left the cache were read back from the log.
+    EntriesRead {
+        /// Whose.
+        replica: ReplicaId,
+        /// Raft's name for the read.
+        fetch: FetchId,
+        /// The entries, or why there are none.
+        result: Result<Vec<Entry>, LogReadError>,
+    },
+    /// The apply lane finished a task.
+    Applied(Vec<Applied>),
+    /// A reader finished.
+    Read(ReadDone),
+    /// A state machine told how far it is durable.
+    Durable {
+        /// Whose.
+        replica: ReplicaId,
+        /// Every entry up to here survives a crash without the log.
+        index: Index,
+    },
+    /// Another core of this node told of its shards.
+    Sibling(CoreStatus),
+}
+
+/// Where a request came from and its answer goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// The core of this node that holds the connection.
+    pub core: u32,
+    /// The connection on that core.
+    pub connection: ConnectionId,
+}

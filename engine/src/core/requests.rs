@@ -1,0 +1,168 @@
+//! Requests of clients: checked against map, limits and admission, then handed to their replica, forwarded to the
+//! core that hosts it, or refused with the reason.
+
+use net::map::ShardInfo;
+use net::protocol::{Answer, Mutation, Op, Oversize, Refusal, Reply, Request};
+use net::slot::slot_of;
+use raft::Nanos;
+
+use super::{Core, Effect, Origin, usize_of};
+use crate::placement::{META_SHARD, core_of};
+use crate::replica::{Admit, Clock, Query, ReadRequest};
+
+impl Core {
+    /// Takes a request in.
+    pub(super) fn on_request(&mut self, origin: Origin, request: Request) {
+        self.counters.requests += 1;
+        match &request.op {
+            Op::ClusterMap => return self.answer(origin, &request, Ok(Answer::ClusterMap(self.map()))),
+            Op::Status => return self.answer(origin, &request, Ok(Answer::Status(self.status_json()))),
+            _ => {}
+        }
+        if self.shard_of(request.shard).is_none() {
+            return self.answer(origin, &request, Err(Refusal::WrongShard { epoch: self.map.epoch }));
+        }
+        let core = core_of(request.shard, self.config.cores);
+        if core != self.config.core {
+            if origin.core == self.config.core {
+                self.counters.forwarded += 1;
+                self.effects.push(Effect::Forward { core, connection: origin.connection, request });
+            } else {
+                self.answer(origin, &request, Err(Refusal::WrongShard { epoch: self.map.epoch }));
+            }
+            return;
+        }
+        if let Err(refusal) = self.execute(origin, &request) {
+            self.counters.refused += 1;
+            self.answer(origin, &request, Err(refusal));
+        }
+    }
+
+    fn shard_of(&self, shard: u32) -> Option<&ShardInfo> {
+        // Shards are listed in order, the meta shard first.
+        self.map.shards.get(usize_of(shard)).filter(|_| shard != META_SHARD)
+    }
+
+    fn answer(&mut self, origin: Origin, request: &Request, result: Result<Answer, Refusal>) {
+        self.effects.push(Effect::Reply { origin, reply: Reply { id: request.id, result } });
+    }
+
+    fn execute(&mut self, origin: Origin, request: &Request) -> Result<(), Refusal> {
+        let namespace = request.namespace;
+        let (query, consistency) = match &request.op {
+            Op::Write { session, consistency, mutations } => {
+                self.admit_write()?;
+                let slots = self.check_mutations(request.shard, mutations)?;
+                let write = Admit {
+                    origin,
+                    request: request.id,
+                    namespace,
+                    session: *session,
+                    consistency: *consistency,
+                    mutations,
+                    slots: &slots,
+                    epoch: self.map.epoch,
+                    wall_ms: self.wall_ms,
+                    deadline: self.deadline(),
+                };
+                let replica = self.replicas[usize_of(request.shard)].as_mut().expect("hosted here");
+                self.inflight_bytes += replica.propose(&write, &mut self.effects)?;
+                self.touch(request.shard);
+                return Ok(());
+            }
+            Op::Get { key, consistency } => {
+                let slot = self.check_key(request.shard, key)?;
+                (Query::Get { namespace, slot, key: copy(key) }, *consistency)
+            }
+            Op::Exists { key, consistency } => {
+                let slot = self.check_key(request.shard, key)?;
+                (Query::Exists { namespace, slot, key: copy(key) }, *consistency)
+            }
+            Op::Scan { start, end, limit, consistency } => {
+                let slots = self.slots(request.shard);
+                let query = Query::Scan { namespace, slots, start: copy(start), end: end.as_ref().map(copy), limit: *limit };
+                (query, *consistency)
+            }
+            Op::ClusterMap | Op::Status => unreachable!("answered before"),
+        };
+        let read = ReadRequest { origin, request: request.id, query, deadline: self.deadline() };
+        let (now, wall_ms, epoch, reads_max) = (self.now, self.wall_ms, self.map.epoch, self.config.reads_max);
+        let replica = self.replicas[usize_of(request.shard)].as_mut().expect("hosted here");
+        if replica.reads_waiting() >= reads_max {
+            return Err(Refusal::Busy { retry_after_ms: 5 });
+        }
+        replica.read(read, consistency, Clock { now, wall_ms, epoch }, &mut self.effects)?;
+        self.touch(request.shard);
+        Ok(())
+    }
+
+    fn deadline(&self) -> Nanos {
+        Nanos(self.now.0 + self.config.request_timeout.0)
+    }
+
+    /// Refuses a write at once while the core has more in flight than it may: proposed or committed, not applied.
+    fn admit_write(&self) -> Result<(), Refusal> {
+        let limit = self.config.inflight_bytes_max;
+        if self.inflight_bytes >= limit || self.lane.queued_bytes >= limit {
+            return Err(Refusal::Busy { retry_after_ms: 10 });
+        }
+        Ok(())
+    }
+
+    fn slots(&self, shard: u32) -> (u16, u16) {
+        self.replicas[usize_of(shard)].as_ref().and_then(|replica| replica.slots).expect("a user shard has slots")
+    }
+
+    /// Checks every mutation; the slots of their keys.
+    fn check_mutations(&self, shard: u32, mutations: &[Mutation]) -> Result<SlotsOf, Refusal> {
+        if mutations.is_empty() {
+            return Err(Refusal::Invalid { why: "a write needs at least one mutation".to_owned() });
+        }
+        let mut total = 0;
+        let mut slots = SlotsOf::new();
+        for mutation in mutations {
+            let (key, value) = match mutation {
+                Mutation::Put { key, value, .. } => (key, Some(value)),
+                Mutation::Delete { key } => (key, None),
+                Mutation::CompareAndSwap { key, new, .. } => (key, new.as_ref()),
+            };
+            slots.push(self.check_key(shard, key)?);
+            let bytes = value.map_or(0, |value| len64(value));
+            if bytes > self.config.value_bytes_max {
+                return Err(Refusal::TooLarge { what: Oversize::Value, limit: self.config.value_bytes_max });
+            }
+            total += bytes + len64(key);
+        }
+        // A batch is one entry, and must fit where a largest value does.
+        let batch_max = self.config.value_bytes_max + self.config.key_bytes_max;
+        if total > batch_max {
+            return Err(Refusal::TooLarge { what: Oversize::Request, limit: batch_max });
+        }
+        Ok(slots)
+    }
+
+    /// The slot of a key, if the key is within the limit and the slot within the shard.
+    fn check_key(&self, shard: u32, key: &[u8]) -> Result<u16, Refusal> {
+        if len64(key) > self.config.key_bytes_max {
+            return Err(Refusal::TooLarge { what: Oversize::Key, limit: self.config.key_bytes_max });
+        }
+        let slot = slot_of(key);
+        let (first, last) = self.slots(shard);
+        if slot < first || slot > last {
+            return Err(Refusal::WrongShard { epoch: self.map.epoch });
+        }
+        Ok(slot)
+    }
+}
+
+/// Slots of the mutations of one write: on the stack for the common single one.
+type SlotsOf = smallvec::SmallVec<[u16; 4]>;
+
+fn len64(bytes: &[u8]) -> u64 {
+    u64::try_from(bytes.len()).expect("64-bit machine")
+}
+
+/// A copy that does not pin the buffer the request arrived in.
+fn copy(key: &bytes::Bytes) -> bytes::Bytes {
+    bytes::Bytes::copy_from_slice(key)
+}

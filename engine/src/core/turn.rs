@@ -1,0 +1,140 @@
+//! Time, the log's progress, and the end of a turn.
+
+use raft::{Nanos, Ready, Role};
+use wal::{BatchId, StreamId};
+
+use super::{Core, Effect, Unflushed, usize_of};
+use crate::convert;
+
+impl Core {
+    /// Time passed. Raft ticks by this; an executor that was held up does not make up for missed ticks, for then a
+    /// pause would look like a silent leader.
+    pub(super) fn on_time(&mut self, now: Nanos, wall_ms: u64) {
+        self.now = self.now.max(now);
+        self.wall_ms = wall_ms;
+        if self.now < self.next_tick {
+            return;
+        }
+        self.next_tick = Nanos(self.now.0 + self.config.raft.tick.0);
+        for shard in 0..self.replicas.len() {
+            let Some(replica) = self.replicas[shard].as_mut() else { continue };
+            replica.raft.tick(self.now);
+            replica.expire(self.now, &mut self.effects);
+            if replica.raft.is_leader() {
+                replica.note_commit(replica.raft.committed(), self.now);
+            }
+            self.touch(u32::try_from(shard).expect("shards are numbered in 32 bits"));
+        }
+        self.tick_compaction();
+        self.tick_status();
+    }
+
+    /// A batch is on disk: what waited for its log positions may go on.
+    pub(super) fn on_wal_written(&mut self, batch: BatchId) {
+        let flushed = self.wal.borrow_mut().on_written(batch);
+        self.counters.wal_batches += 1;
+        while self.unflushed.front().is_some_and(|waiting| waiting.lsn <= flushed) {
+            let waiting = self.unflushed.pop_front().expect("just seen");
+            self.persisted(waiting);
+        }
+    }
+
+    fn persisted(&mut self, waiting: Unflushed) {
+        let Some(shard) = self.current(waiting.replica) else { return };
+        self.replica_mut(shard).raft.on_persisted(waiting.ready);
+        self.outbox.extend(shard, waiting.messages);
+        self.touch(shard);
+    }
+
+    /// Ends the turn: every touched replica hands over what it wants done, the apply lane and the log are fed, and
+    /// the effects come out in the order they must be carried out.
+    pub fn settle(&mut self) -> std::vec::Drain<'_, Effect> {
+        while let Some(shard) = self.touched.pop() {
+            self.is_touched[usize_of(shard)] = false;
+            self.settle_replica(shard);
+        }
+        self.feed_lane();
+        self.outbox.drain_into(&mut self.effects);
+        self.feed_wal();
+        self.effects.drain(..)
+    }
+
+    fn settle_replica(&mut self, shard: u32) {
+        self.replica_mut(shard).close_read_context();
+        while self.replica_mut(shard).raft.has_ready() {
+            let ready = self.replica_mut(shard).raft.ready();
+            self.take_ready(shard, ready);
+        }
+        let replica = self.replicas[usize_of(shard)].as_mut().expect("hosted here");
+        let freed = replica.answer_progress(&mut self.effects);
+        replica.serve_reads(self.wall_ms, &mut self.effects);
+        self.inflight_bytes -= freed;
+    }
+
+    fn take_ready(&mut self, shard: u32, ready: Ready) {
+        let replica = self.replicas[usize_of(shard)].as_mut().expect("hosted here");
+        let stream = StreamId(u64::from(shard));
+        let mut wal = self.wal.borrow_mut();
+        let mut lsn = None;
+        if let Some(from) = ready.truncate_from {
+            lsn = Some(wal.truncate_suffix(stream, from.0));
+        }
+        let has_entries = !ready.entries.is_empty();
+        if has_entries {
+            let entries: Vec<wal::Entry> = ready.entries.into_iter().map(convert::wal_entry).collect();
+            lsn = Some(wal.append(stream, &entries));
+        }
+        // A commit index alone is not worth a write: it is learned again from the leader.
+        if let Some(hard_state) = ready.hard_state.filter(|_| ready.must_sync || has_entries) {
+            lsn = Some(wal.set_state(stream, convert::stream_state(hard_state)));
+        }
+        drop(wal);
+        self.outbox.extend(shard, ready.messages);
+        for fetch in &ready.fetches {
+            let wal = self.wal.borrow();
+            match wal.plan_read(stream, fetch.low.0, fetch.high.0, fetch.bytes_max) {
+                Some(plan) => {
+                    self.effects.push(Effect::ReadWal { replica: replica.id, fetch: fetch.id, plan });
+                }
+                None => replica.raft.on_entries_fetched(fetch.id, Err(raft::LogReadError::Compacted)),
+            }
+        }
+        if let Some(soft_state) = ready.soft_state {
+            self.leaders[usize_of(shard)] = soft_state.leader.map_or(0, |node| node.0);
+            self.compaction.status_due = true;
+            tracing::info!(shard, role = ?soft_state.role, term = soft_state.term.0,
+                leader = self.leaders[usize_of(shard)], "raft role");
+            self.counters.leader_changes += u64::from(soft_state.role == Role::Leader);
+        }
+        replica.reads_confirmed(&ready.read_states);
+        replica.reads_dropped(&ready.reads_dropped, self.map.epoch, &mut self.effects);
+        self.lane.queued_bytes += replica.queue_apply(ready.committed);
+        for node in &ready.snapshots_needed {
+            tracing::error!(shard, node = node.0, "a replica needs entries this log no longer holds");
+        }
+        let waiting =
+            Unflushed { lsn: lsn.unwrap_or_default(), replica: replica.id, ready: ready.id, messages: ready.persisted_messages };
+        self.await_flush(waiting, lsn.is_some());
+    }
+
+    /// Files a `Ready` under its log position; one that wrote nothing waits for those before it, if there are any.
+    fn await_flush(&mut self, mut waiting: Unflushed, wrote: bool) {
+        if !wrote {
+            match self.unflushed.back() {
+                Some(last) => waiting.lsn = last.lsn,
+                None => return self.persisted(waiting),
+            }
+        }
+        self.unflushed.push_back(waiting);
+    }
+
+    fn feed_wal(&mut self) {
+        let mut wal = self.wal.borrow_mut();
+        while let Some(task) = wal.poll_segment_task() {
+            self.effects.push(Effect::Segment(task));
+        }
+        while let Some(batch) = wal.poll_write() {
+            self.effects.push(Effect::WriteWal(batch));
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! The only async code of the engine: turns I/O into [`Event`]s for a core's machine and carries its [`Effect`]s out.
+//!
+//! One executor runs, for its core: the machine's task, a reader and a writer task per connection, a task per log
+//! write in flight, and a task each for the clock, the storage threads and the other cores. The machine's task runs
+//! once per wake-up and takes everything that has arrived: that is where all batching comes from.
+
+use std::cell::RefCell;
+use std::net::TcpListener;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use net::map::ClusterMap;
+use net::transport::ConnectionConfig;
+use net::types::Limits;
+use raft::Nanos;
+
+mod clients;
+mod disk;
+mod doors;
+mod inbox;
+mod mesh;
+mod peers;
+mod store;
+
+pub use mesh::{Mesh, MeshMessage};
+use store::Maintenance;
+pub use store::{Store, StoreParams};
+
+use crate::config::Config;
+use crate::core::{Core, Effect, Event, ReadTask};
+use clients::Clients;
+use disk::Disk;
+use inbox::Inbox;
+use peers::Peers;
+
+/// Everything a core runs on, opened.
+pub struct CoreParts {
+    /// The configuration of the node.
+    pub config: Arc<Config>,
+    /// The cluster.
+    pub map: ClusterMap,
+    /// The machine, recovered.
+    pub core: Core,
+    /// The log's files.
+    pub disk: wal::disk::dma::DmaDisk,
+    /// The storage threads.
+    pub store: Store,
+    /// The channels to the other cores.
+    pub mesh: Mesh,
+    /// The node's doors, on its first core.
+    pub doors: Option<Doors>,
+    /// Start of the process: the zero of its monotonic clock.
+    pub started: Instant,
+}
+
+/// The listening sockets of a node, bound.
+pub struct Doors {
+    /// For clients.
+    pub binary: TcpListener,
+    /// For the other nodes.
+    pub peer: TcpListener,
+}
+
+/// One core at work.
+struct Driver {
+    config: Arc<Config>,
+    limits: Limits,
+    /// Borrowed only between two awaits.
+    core: RefCell<Core>,
+    inbox: Rc<Inbox>,
+    disk: Disk,
+    store: Store,
+    mesh: Mesh,
+    clients: Rc<Clients>,
+    peers: Rc<Peers>,
+    started: Instant,
+}
+
+/// Runs a core until the process ends.
+pub async fn run(parts: CoreParts) {
+    let CoreParts { config, map, core, disk, store, mesh, doors, started } = parts;
+    let inbox = Rc::new(Inbox::default());
+    let limits = wire_limits(&config);
+    let connection = |queue: u64| ConnectionConfig {
+        frame_bytes_max: limits.frame_bytes_max,
+        write_queue_bytes_max: usize::try_from(queue).expect("64-bit machine"),
+        ..ConnectionConfig::default()
+    };
+    let wal_dir = config.node.data_dir.join(format!("core-{}", mesh.core)).join("wal");
+    let driver = Rc::new(Driver {
+        limits,
+        core: RefCell::new(core),
+        disk: Disk::new(disk, wal_dir, inbox.clone()),
+        store,
+        clients: Rc::new(Clients::new(
+            mesh.core,
+            connection(config.limits.connection_bytes_max),
+            limits,
+            inbox.clone(),
+        )),
+        peers: Rc::new(Peers::new(
+            config.node.id,
+            mesh.core,
+            config.cluster.id.clone(),
+            connection(config.limits.peer_bytes_max),
+            inbox.clone(),
+        )),
+        mesh,
+        inbox,
+        config,
+        started,
+    });
+    for node in map.nodes.iter().filter(|node| node.id > driver.config.node.id) {
+        for core in 0..node.cores {
+            glommio::spawn_local(driver.peers.clone().dial(node.id, core, node.peer_addr.clone())).detach();
+        }
+    }
+    glommio::spawn_local(driver.clone().keep_time()).detach();
+    glommio::spawn_local(driver.clone().hear_store()).detach();
+    glommio::spawn_local(driver.clone().hear_mesh()).detach();
+    if let Some(doors) = doors {
+        doors::open(&driver, doors);
+    }
+    driver.work().await;
+}
+
+/// The limits of the configuration as the wire checks them.
+pub fn wire_limits(config: &Config) -> Limits {
+    let narrow = |bytes: u64| u32::try_from(bytes).expect("validated: at most 64 MiB");
+    let key_bytes_max = narrow(config.limits.key_bytes_max);
+    let value_bytes_max = narrow(config.limits.value_bytes_max);
+    // A compare-and-swap holds two values; an append may hold a whole message of entries.
+    let request = 2 * value_bytes_max + key_bytes_max + (1 << 20);
+    let append = narrow(config.raft.append_bytes_max.min(64 << 20)) + value_bytes_max + key_bytes_max + (1 << 20);
+    Limits {
+        key_bytes_max,
+        value_bytes_max,
+        frame_bytes_max: request.max(append).max(Limits::DEFAULT.frame_bytes_max),
+        ..Limits::DEFAULT
+    }
+}
+
+impl Driver {
+    /// The machine's task.
+    async fn work(&self) {
+        loop {
+            self.inbox.wait().await;
+            let reads = self.turn();
+            if !reads.is_empty() {
+                self.store.read(reads);
+            }
+        }
+    }
+
+    /// One turn: time, everything that has arrived, and what follows from it. The reads that memory could not answer
+    /// go to a reader thread together.
+    fn turn(&self) -> Vec<ReadTask> {
+        let mut core = self.core.borrow_mut();
+        core.handle(self.time());
+        while let Some(event) = self.inbox.pop() {
+            core.handle(event);
+        }
+        let mut reads = Vec::new();
+        for effect in core.settle() {
+            self.perform(effect, &mut reads);
+        }
+        reads
+    }
+
+    fn time(&self) -> Event {
+        let now = self.started.elapsed().as_nanos();
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+        Event::Tick {
+            now: Nanos(u64::try_from(now).unwrap_or(u64::MAX)),
+            wall_ms: u64::try_from(wall).unwrap_or(u64::MAX),
+        }
+    }
+
+    fn perform(&self, effect: Effect, reads: &mut Vec<ReadTask>) {
+        match effect {
+            Effect::Reply { origin, reply } if origin.core == self.mesh.core => {
+                self.clients.reply(origin.connection, &reply);
+            }
+            Effect::Reply { origin, reply } => {
+                self.mesh.send(origin.core, MeshMessage::Reply(origin.connection, reply));
+            }
+            Effect::Forward { core, connection, request } => {
+                let origin = crate::core::Origin { core: self.mesh.core, connection };
+                self.mesh.send(core, MeshMessage::Request(origin, request));
+            }
+            Effect::Send { node, core, messages } => self.peers.send(node, core, &messages),
+            Effect::WriteWal(batch) => self.disk.write(batch),
+            Effect::Segment(task) => self.disk.segment(task),
+            Effect::ReadWal { replica, fetch, plan } => self.disk.read(replica, fetch, plan),
+            Effect::Apply(batches) => self.store.apply(batches),
+            Effect::Read(task) => reads.push(task),
+            Effect::QueryDurable { replica, engine, flush } => {
+                self.store.maintain(Maintenance::Durable { replica, engine: engine.0, flush });
+            }
+            Effect::Checkpoint { replica, engine, index } => {
+                self.store.maintain(Maintenance::Checkpoint { replica, engine: engine.0, index });
+            }
+            Effect::Publish(status) => self.mesh.broadcast(|| MeshMessage::Status(status.clone())),
+        }
+    }
+
+    /// Lets a turn happen at least twice per Raft tick.
+    async fn keep_time(self: Rc<Self>) {
+        let pause = Duration::from_millis(self.config.raft.tick_ms) / 2;
+        loop {
+            glommio::timer::sleep(pause).await;
+            self.inbox.tick();
+        }
+    }
+
+    async fn hear_store(self: Rc<Self>) {
+        let events = self.store.events();
+        while let Ok(batch) = events.recv_async().await {
+            batch.into_iter().for_each(|event| self.inbox.push(event));
+        }
+        crate::fatal::abort(crate::fatal::Reason::ThreadGone { thread: "apply" });
+    }
+
+    async fn hear_mesh(self: Rc<Self>) {
+        loop {
+            match self.mesh.receive().await {
+                MeshMessage::Client(handoff) => doors::serve_client(&self, handoff),
+                MeshMessage::Peer(handoff, hello) => {
+                    glommio::spawn_local(self.peers.clone().accept(handoff, hello)).detach();
+                }
+                MeshMessage::Request(origin, request) => self.inbox.push(Event::Request { origin, request }),
+                MeshMessage::Reply(connection, reply) => {
+                    self.inbox.push(Event::Forwarded { connection, reply });
+                }
+                MeshMessage::Status(status) => self.inbox.push(Event::Sibling(status)),
+            }
+        }
+    }
+}

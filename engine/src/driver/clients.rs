@@ -1,0 +1,170 @@
+//! Client connections of one core: requests in, answers out.
+//!
+//! A connection stops being read while its client leaves answers unread or has too many requests unanswered; so what
+//! one client can make the node hold is bounded, and TCP tells it to slow down.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use net::frame::{Frame, FrameKind};
+use net::protocol::{
+    Answer, Encoder, ErrorCode, ErrorReport, HelloReply, PROTOCOL_VERSION, Refusal, Reply, decode_request,
+};
+use net::transport::connection::ReadError;
+use net::transport::{Connection, ConnectionConfig, FrameReader, FrameSender, Handoff};
+use net::types::{Limits, RequestId};
+
+use super::inbox::Inbox;
+use crate::core::{ConnectionId, Event, Origin};
+
+/// Requests of one connection that may be unanswered before its reading pauses.
+const UNANSWERED_MAX: usize = 4096;
+/// How often a paused connection looks whether it may go on.
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// This core's client connections.
+pub(super) struct Clients {
+    pub core: u32,
+    pub connection: ConnectionConfig,
+    limits: Limits,
+    inbox: Rc<Inbox>,
+    encoder: RefCell<Encoder>,
+    open: RefCell<HashMap<ConnectionId, Rc<Client>>>,
+    next_id: Cell<u64>,
+}
+
+struct Client {
+    sender: FrameSender,
+    unanswered: Cell<usize>,
+}
+
+impl Clients {
+    pub fn new(core: u32, connection: ConnectionConfig, limits: Limits, inbox: Rc<Inbox>) -> Clients {
+        Clients {
+            core,
+            connection,
+            limits,
+            inbox,
+            encoder: RefCell::new(Encoder::new(connection.frame_bytes_max)),
+            open: RefCell::default(),
+            next_id: Cell::new(1),
+        }
+    }
+
+    /// Number of connections of this core.
+    pub fn len(&self) -> usize {
+        self.open.borrow().len()
+    }
+
+    /// Answers a request. The connection may be gone by now; then so is the answer.
+    pub fn reply(&self, connection: ConnectionId, reply: &Reply) {
+        let open = self.open.borrow();
+        let Some(client) = open.get(&connection) else { return };
+        client.unanswered.set(client.unanswered.get().saturating_sub(1));
+        let large = matches!(&reply.result, Ok(Answer::Value { .. } | Answer::Scan { .. }));
+        if large && client.sender.is_full() {
+            // The client asks for more than it reads: what is queued for it stays bounded.
+            self.send(client, &Reply { id: reply.id, result: Err(Refusal::Busy { retry_after_ms: 20 }) });
+            return;
+        }
+        self.send(client, reply);
+    }
+
+    fn send(&self, client: &Client, reply: &Reply) {
+        let sent = client.sender.append(|buffer| self.encoder.borrow_mut().reply(reply, buffer));
+        if let Ok(Err(error)) = sent {
+            tracing::error!(%error, "cannot encode an answer");
+            let result = Err(Refusal::Internal { why: error.to_string() });
+            let refusal = Reply { id: reply.id, result };
+            let _ = client.sender.append(|buffer| self.encoder.borrow_mut().reply(&refusal, buffer));
+        }
+    }
+
+    /// Serves one connection whose hello has been read.
+    pub async fn serve(self: Rc<Self>, handoff: Handoff, hello: HelloReply) {
+        let Ok(connection) = Connection::from_handoff(handoff, self.connection) else { return };
+        let id = ConnectionId(self.next_id.replace(self.next_id.get() + 1));
+        let (reader, sender) = connection.split();
+        let greeted = sender.append(|buffer| self.encoder.borrow_mut().hello_reply(&hello, buffer));
+        if !matches!(greeted, Ok(Ok(()))) {
+            return;
+        }
+        let client = Rc::new(Client { sender, unanswered: Cell::new(0) });
+        self.open.borrow_mut().insert(id, client.clone());
+        if let Err(report) = self.read_requests(id, &client, reader).await {
+            tracing::debug!(connection = id.0, error = %report, "closing a client connection");
+            let _ = client.sender.append(|buffer| self.encoder.borrow_mut().error(&report, buffer));
+        }
+        self.open.borrow_mut().remove(&id);
+        client.sender.close();
+    }
+
+    async fn read_requests(
+        &self,
+        id: ConnectionId,
+        client: &Client,
+        mut reader: FrameReader,
+    ) -> Result<(), ErrorReport> {
+        let origin = Origin { core: self.core, connection: id };
+        loop {
+            while client.unanswered.get() >= UNANSWERED_MAX || client.sender.is_full() {
+                if client.sender.is_closed() {
+                    return Ok(());
+                }
+                glommio::timer::sleep(PAUSE).await;
+            }
+            match reader.read_frame().await {
+                Ok(Some(frame)) => self.on_frame(origin, client, &frame)?,
+                Ok(None) => return self.drain(client).await,
+                Err(ReadError::Frame(error)) if !error.is_fatal() => {
+                    let refusal = Refusal::Invalid { why: error.to_string() };
+                    self.send(client, &Reply { id: RequestId(0), result: Err(refusal) });
+                }
+                Err(ReadError::Io(_)) => return Ok(()),
+                Err(error) => return Err(report(ErrorCode::BadFrame, error.to_string())),
+            }
+        }
+    }
+
+    /// A client that has closed its sending half still gets the answers it waits for.
+    async fn drain(&self, client: &Client) -> Result<(), ErrorReport> {
+        while client.unanswered.get() > 0 && !client.sender.is_closed() {
+            glommio::timer::sleep(PAUSE).await;
+        }
+        Ok(())
+    }
+
+    fn on_frame(&self, origin: Origin, client: &Client, frame: &Frame) -> Result<(), ErrorReport> {
+        if frame.kind != FrameKind::Request {
+            let why = format!("a {:?} frame where a request was expected", frame.kind);
+            return Err(report(ErrorCode::BadMessage, why));
+        }
+        match decode_request(frame, &self.limits) {
+            Ok(request) => {
+                client.unanswered.set(client.unanswered.get() + 1);
+                self.inbox.push(Event::Request { origin, request });
+            }
+            // The frame was whole and its checksum right: the stream is fine, and the request refused by its id.
+            Err(error) => self.send(client, &Reply { id: frame.id, result: Err(error.refusal()) }),
+        }
+        Ok(())
+    }
+}
+
+/// The greeting of a connection.
+pub(super) fn greeting(node: u64, core: u32, limits: &Limits, map: net::map::ClusterMap) -> HelloReply {
+    HelloReply {
+        version: PROTOCOL_VERSION,
+        node,
+        core,
+        key_bytes_max: limits.key_bytes_max,
+        value_bytes_max: limits.value_bytes_max,
+        map,
+    }
+}
+
+pub(super) fn report(code: ErrorCode, message: String) -> ErrorReport {
+    ErrorReport { code, message }
+}

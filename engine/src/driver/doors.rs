@@ -1,0 +1,194 @@
+//! The node's listening sockets: accept, read the hello, hand the connection to the core it asks for.
+
+use std::cell::Cell;
+use std::net::TcpListener;
+use std::rc::Rc;
+use std::time::Duration;
+
+use net::peer::{PEER_VERSION, PeerHello, decode_peer_hello};
+use net::protocol::{Encoder, ErrorCode, ErrorReport, PROTOCOL_VERSION, decode_client_hello};
+use net::transport::connection::ReadError;
+use net::transport::{Connection, ConnectionConfig, Handoff, Listener};
+
+use super::clients::{greeting, report};
+use super::{Doors, Driver, MeshMessage};
+
+/// A connection that has not said hello by then is closed.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+/// Pause after a failed accept: descriptors may have run out for a moment.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Accepts on both doors from now on.
+pub(super) fn open(driver: &Rc<Driver>, doors: Doors) {
+    glommio::spawn_local(accept_clients(driver.clone(), doors.binary)).detach();
+    glommio::spawn_local(accept_peers(driver.clone(), doors.peer)).detach();
+}
+
+async fn accept_clients(driver: Rc<Driver>, listener: TcpListener) {
+    let listener = Listener::from_std(listener).expect("a bound listener has an address");
+    let greeting_now = Rc::new(Cell::new(0usize));
+    let mut next_core = 0;
+    loop {
+        let Some(connection) = accept(&listener, driver.clients.connection).await else { continue };
+        let limit = driver.config.limits.connections_max / usize::try_from(driver.mesh.cores()).expect("64 bits");
+        let any_core = next_core;
+        next_core = (next_core + 1) % driver.mesh.cores();
+        let (driver, greeting_now) = (driver.clone(), greeting_now.clone());
+        let full = driver.clients.len() + greeting_now.get() >= limit.max(1);
+        greeting_now.set(greeting_now.get() + 1);
+        glommio::spawn_local(async move {
+            match client_hello(connection, any_core, driver.mesh.cores(), full).await {
+                Ok(Some((handoff, core))) if core == driver.mesh.core => serve_client(&driver, handoff),
+                Ok(Some((handoff, core))) => driver.mesh.send(core, MeshMessage::Client(handoff)),
+                Ok(None) => {}
+                Err(error) => tracing::debug!(%error, "a client connection ended during its hello"),
+            }
+            greeting_now.set(greeting_now.get() - 1);
+        })
+        .detach();
+    }
+}
+
+/// Serves a client whose hello was read here or by another core.
+pub(super) fn serve_client(driver: &Driver, handoff: Handoff) {
+    let map = driver.core.borrow().map();
+    let hello = greeting(driver.config.node.id, driver.mesh.core, &driver.limits, map);
+    glommio::spawn_local(driver.clients.clone().serve(handoff, hello)).detach();
+}
+
+async fn accept_peers(driver: Rc<Driver>, listener: TcpListener) {
+    let listener = Listener::from_std(listener).expect("a bound listener has an address");
+    loop {
+        let Some(connection) = accept(&listener, driver.peers.connection).await else { continue };
+        let driver = driver.clone();
+        glommio::spawn_local(async move {
+            match peer_hello(&driver, connection).await {
+                Ok(Some((handoff, hello))) if hello.wants_core == driver.mesh.core => {
+                    driver.peers.clone().accept(handoff, hello).await;
+                }
+                Ok(Some((handoff, hello))) => {
+                    driver.mesh.send(hello.wants_core, MeshMessage::Peer(handoff, hello));
+                }
+                Ok(None) => {}
+                Err(error) => tracing::warn!(%error, "refused a connection at the peer door"),
+            }
+        })
+        .detach();
+    }
+}
+
+async fn accept(listener: &Listener, config: ConnectionConfig) -> Option<Connection> {
+    match listener.accept().await {
+        Ok(fd) => Connection::from_fd(fd, config).ok(),
+        Err(error) => {
+            tracing::warn!(%error, "cannot accept a connection");
+            glommio::timer::sleep(ACCEPT_PAUSE).await;
+            None
+        }
+    }
+}
+
+/// Reads a client's hello; the connection and the core it goes to, or `None` when it was refused or gave up.
+async fn client_hello(
+    mut connection: Connection,
+    any_core: u32,
+    cores: u32,
+    full: bool,
+) -> Result<Option<(Handoff, u32)>, ErrorReport> {
+    let frame = match first_frame(&mut connection).await {
+        Ok(Some(frame)) => frame,
+        Ok(None) => return Ok(None),
+        Err(refusal) => {
+            refuse(connection, &refusal).await;
+            return Err(refusal);
+        }
+    };
+    let refusal = match decode_client_hello(&frame) {
+        Err(error) => report(ErrorCode::BadMessage, error.to_string()),
+        Ok(hello) if hello.version != PROTOCOL_VERSION => report(
+            ErrorCode::UnsupportedVersion,
+            format!("protocol version {}; this server speaks {PROTOCOL_VERSION}: use the matching client", hello.version),
+        ),
+        Ok(_) if full => report(
+            ErrorCode::TooManyConnections,
+            "the server has as many connections as limits.connections_max allows; close some, or raise it".to_owned(),
+        ),
+        Ok(hello) if hello.wants_core.is_some_and(|core| core >= cores) => {
+            report(ErrorCode::BadMessage, format!("this node has {cores} cores; ask for one below that"))
+        }
+        Ok(hello) => {
+            let core = hello.wants_core.unwrap_or(any_core);
+            return match connection.into_handoff() {
+                Ok(handoff) => Ok(Some((handoff, core))),
+                Err(error) => Err(report(ErrorCode::BadFrame, error.to_string())),
+            };
+        }
+    };
+    refuse(connection, &refusal).await;
+    Err(refusal)
+}
+
+async fn peer_hello(
+    driver: &Driver,
+    mut connection: Connection,
+) -> Result<Option<(Handoff, PeerHello)>, ErrorReport> {
+    let frame = match first_frame(&mut connection).await {
+        Ok(Some(frame)) => frame,
+        Ok(None) => return Ok(None),
+        Err(refusal) => {
+            refuse(connection, &refusal).await;
+            return Err(refusal);
+        }
+    };
+    let ours = &driver.config.cluster;
+    let refusal = match decode_peer_hello(&frame) {
+        Err(error) => report(ErrorCode::BadMessage, error.to_string()),
+        Ok(hello) if hello.version != PEER_VERSION => report(
+            ErrorCode::UnsupportedVersion,
+            format!("peer protocol version {}; this node speaks {PEER_VERSION}", hello.version),
+        ),
+        Ok(hello) if hello.cluster_id != ours.id => report(
+            ErrorCode::WrongCluster,
+            format!("node {} belongs to cluster `{}`, this one to `{}`", hello.node, hello.cluster_id, ours.id),
+        ),
+        Ok(hello) if hello.wants_core >= driver.mesh.cores() => report(
+            ErrorCode::BadMessage,
+            format!("node {} asks for core {}, and this node has {}", hello.node, hello.wants_core, driver.mesh.cores()),
+        ),
+        Ok(hello) if ours.node(hello.node).is_none_or(|node| hello.core >= node.cores) => report(
+            ErrorCode::BadMessage,
+            format!("node {} core {} is not in [[cluster.nodes]] of this node", hello.node, hello.core),
+        ),
+        Ok(hello) => {
+            return match connection.into_handoff() {
+                Ok(handoff) => Ok(Some((handoff, hello))),
+                Err(error) => Err(report(ErrorCode::BadFrame, error.to_string())),
+            };
+        }
+    };
+    refuse(connection, &refusal).await;
+    Err(refusal)
+}
+
+/// The first frame, if one comes in time. What is no frame is refused with the reason.
+async fn first_frame(connection: &mut Connection) -> Result<Option<net::frame::Frame>, ErrorReport> {
+    let read = glommio::timer::timeout(HELLO_TIMEOUT, async { Ok(connection.read_frame().await) }).await;
+    match read {
+        Err(_timeout) => Ok(None),
+        Ok(Ok(frame)) => Ok(frame),
+        Ok(Err(ReadError::Frame(error))) => Err(report(ErrorCode::BadFrame, error.to_string())),
+        Ok(Err(_gone)) => Ok(None),
+    }
+}
+
+async fn refuse(connection: Connection, refusal: &ErrorReport) {
+    let (_reader, sender) = connection.split();
+    let sent = sender.append(|buffer| Encoder::new(ERROR_FRAME_BYTES_MAX).error(refusal, buffer));
+    if matches!(sent, Ok(Ok(()))) {
+        let _ = glommio::timer::timeout(HELLO_TIMEOUT, async { Ok(sender.flushed().await) }).await;
+    }
+    sender.close();
+}
+
+/// Room for an error report.
+const ERROR_FRAME_BYTES_MAX: u32 = 64 << 10;

@@ -1,0 +1,60 @@
+//! The queue in front of a core's machine. Tasks of the same executor push events; the machine's task takes all of
+//! them in one turn. No lock: one thread.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::task::{Poll, Waker};
+
+use crate::core::Event;
+
+/// Events that wait for the next turn. Its length is bounded by what feeds it: connections stop reading while they
+/// have too much unanswered, and every other event answers one effect.
+#[derive(Default)]
+pub(super) struct Inbox {
+    events: RefCell<VecDeque<Event>>,
+    ticked: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Inbox {
+    /// Queues an event and wakes the machine.
+    pub fn push(&self, event: Event) {
+        self.events.borrow_mut().push_back(event);
+        self.wake();
+    }
+
+    /// Lets a turn happen although nothing else did.
+    pub fn tick(&self) {
+        self.ticked.set(true);
+        self.wake();
+    }
+
+    /// The next event of this turn.
+    pub fn pop(&self) -> Option<Event> {
+        self.events.borrow_mut().pop_front()
+    }
+
+    /// Waits until there is something to do.
+    pub async fn wait(&self) {
+        poll_fn(|context| {
+            if self.ticked.take() || !self.events.borrow().is_empty() {
+                return Poll::Ready(());
+            }
+            let mut waker = self.waker.borrow_mut();
+            if !waker.as_ref().is_some_and(|known| known.will_wake(context.waker())) {
+                *waker = Some(context.waker().clone());
+            }
+            Poll::Pending
+        })
+        .await;
+    }
+
+    fn wake(&self) {
+        // Taken out first: waking must not find the borrow held.
+        let waker = self.waker.borrow_mut().take();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! What the cores of one node tell each other: the only thing they share.
+
+use net::peer::PeerHello;
+use net::protocol::{Reply, Request};
+use net::transport::Handoff;
+
+use crate::core::{ConnectionId, CoreStatus, Origin};
+
+/// A message between two cores of this node.
+pub enum MeshMessage {
+    /// A client's connection now belongs to the receiver.
+    Client(Handoff),
+    /// A peer's connection now belongs to the receiver.
+    Peer(Handoff, PeerHello),
+    /// A request for a shard of the receiver.
+    Request(Origin, Request),
+    /// The answer to a request that the receiver forwarded.
+    Reply(ConnectionId, Reply),
+    /// The sender's account of itself.
+    Status(CoreStatus),
+}
+
+/// One core's ends of the channels between all cores. What is in them is bounded by the connections: each stops
+/// reading while too much of what it asked is unanswered.
+pub struct Mesh {
+    /// This core.
+    pub core: u32,
+    to: Vec<flume::Sender<MeshMessage>>,
+    from: flume::Receiver<MeshMessage>,
+}
+
+impl Mesh {
+    /// The ends for all `cores` of a node, in order.
+    pub fn all(cores: u32) -> Vec<Mesh> {
+        let (to, from): (Vec<_>, Vec<_>) = (0..cores).map(|_| flume::unbounded()).unzip();
+        (0..cores).zip(from).map(|(core, from)| Mesh { core, to: to.clone(), from }).collect()
+    }
+
+    /// Number of cores.
+    pub fn cores(&self) -> u32 {
+        u32::try_from(self.to.len()).expect("cores are numbered in 32 bits")
+    }
+
+    /// Sends to a core. A core that is gone takes the process with it, so nothing is lost silently.
+    pub fn send(&self, core: u32, message: MeshMessage) {
+        let to = usize::try_from(core).expect("64-bit machine");
+        if self.to[to].send(message).is_err() {
+            crate::fatal::abort(crate::fatal::Reason::ThreadGone { thread: "core" });
+        }
+    }
+
+    /// Sends to every other core.
+    pub fn broadcast(&self, message: impl Fn() -> MeshMessage) {
+        for core in (0..self.cores()).filter(|core| *core != self.core) {
+            self.send(core, message());
+        }
+    }
+
+    /// Waits for the next message.
+    pub async fn receive(&self) -> MeshMessage {
+        match self.from.recv_async().await {
+            Ok(message) => message,
+            Err(_) => crate::fatal::abort(crate::fatal::Reason::ThreadGone { thread: "core" }),
+        }
+    }
+}

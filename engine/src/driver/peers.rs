@@ -1,0 +1,170 @@
+//! Links to the cores of the other nodes: one connection for each pair of cores, used both ways, dialled by the node
+//! with the lower id. Losing one loses messages, which Raft repairs.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::rc::Rc;
+use std::time::Duration;
+
+use net::frame::{Frame, FrameKind};
+use net::peer::{
+    GroupMessage, PEER_VERSION, PeerEncoder, PeerHello, PeerHelloReply, decode_messages, decode_peer_hello_reply,
+};
+use net::transport::{Connection, ConnectionConfig, FrameReader, FrameSender, Handoff};
+
+use super::inbox::Inbox;
+use crate::core::Event;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+const REDIAL_MIN: Duration = Duration::from_millis(20);
+const REDIAL_MAX: Duration = Duration::from_millis(500);
+/// Frames grow to about this size: large enough to cost little per message, small enough to be checked and taken in
+/// without a long pause.
+const FRAME_BYTES_TARGET: usize = 1 << 20;
+
+/// This core's links.
+pub(super) struct Peers {
+    pub node: u64,
+    pub core: u32,
+    pub cluster: String,
+    pub connection: ConnectionConfig,
+    inbox: Rc<Inbox>,
+    encoder: RefCell<PeerEncoder>,
+    links: RefCell<HashMap<(u64, u32), FrameSender>>,
+}
+
+impl Peers {
+    pub fn new(node: u64, core: u32, cluster: String, connection: ConnectionConfig, inbox: Rc<Inbox>) -> Peers {
+        Peers {
+            node,
+            core,
+            cluster,
+            connection,
+            inbox,
+            encoder: RefCell::new(PeerEncoder::new(FRAME_BYTES_TARGET, connection.frame_bytes_max)),
+            links: RefCell::default(),
+        }
+    }
+
+    /// Sends messages, or drops them when the link is down or its queue full.
+    pub fn send(&self, node: u64, core: u32, messages: &[GroupMessage]) {
+        let links = self.links.borrow();
+        let Some(link) = links.get(&(node, core)) else { return };
+        if link.is_full() {
+            tracing::warn!(node, core, "the queue to a peer is full; messages dropped");
+            self.inbox.push(Event::PeerLost { node });
+            return;
+        }
+        match link.append(|buffer| self.encoder.borrow_mut().messages(messages, buffer)) {
+            Ok(Ok(_frames)) => {}
+            Ok(Err(error)) => tracing::error!(node, core, %error, "cannot encode messages to a peer"),
+            Err(_closed) => {}
+        }
+    }
+
+    /// Keeps a link to one core of one node up, for as long as the process lives.
+    pub async fn dial(self: Rc<Self>, node: u64, core: u32, address: String) {
+        let mut pause = REDIAL_MIN;
+        loop {
+            match self.connect(node, core, &address).await {
+                Ok((reader, sender)) => {
+                    pause = REDIAL_MIN;
+                    self.serve(node, core, reader, sender).await;
+                }
+                Err(error) => {
+                    tracing::debug!(node, core, address, %error, "cannot reach a peer");
+                    pause = (pause * 2).min(REDIAL_MAX);
+                }
+            }
+            self.inbox.push(Event::PeerLost { node });
+            glommio::timer::sleep(pause).await;
+        }
+    }
+
+    async fn connect(&self, node: u64, core: u32, address: &str) -> Result<(FrameReader, FrameSender), String> {
+        let address = resolve(address)?;
+        let connection = Connection::connect(address, CONNECT_TIMEOUT, self.connection)
+            .await
+            .map_err(|error| error.to_string())?;
+        let (mut reader, sender) = connection.split();
+        let hello = PeerHello {
+            version: PEER_VERSION,
+            node: self.node,
+            core: self.core,
+            cluster_id: self.cluster.clone(),
+            wants_core: core,
+        };
+        sender
+            .append(|buffer| self.encoder.borrow_mut().hello(&hello, buffer))
+            .map_err(|error| error.to_string())?
+            .map_err(|error| error.to_string())?;
+        let reply = glommio::timer::timeout(CONNECT_TIMEOUT, async { Ok(reader.read_frame().await) })
+            .await
+            .map_err(|_| "no answer to the hello".to_owned())?;
+        match reply.map_err(|error| error.to_string())? {
+            Some(frame) if frame.kind == FrameKind::PeerHelloReply => {
+                let reply = decode_peer_hello_reply(&frame).map_err(|error| error.to_string())?;
+                if reply.node != node || reply.core != core {
+                    return Err(format!(
+                        "expected node {node} core {core} at {address}, found node {} core {}; correct [[cluster.nodes]]",
+                        reply.node, reply.core
+                    ));
+                }
+                Ok((reader, sender))
+            }
+            Some(frame) if frame.kind == FrameKind::Error => Err(net::protocol::decode_error(&frame)
+                .map_or_else(|error| error.to_string(), |report| report.to_string())),
+            Some(frame) => Err(format!("unexpected {:?}", frame.kind)),
+            None => Err("closed during the hello".to_owned()),
+        }
+    }
+
+    /// Takes over a connection that another node dialled.
+    pub async fn accept(self: Rc<Self>, handoff: Handoff, hello: PeerHello) {
+        let Ok(connection) = Connection::from_handoff(handoff, self.connection) else { return };
+        let (reader, sender) = connection.split();
+        let reply = PeerHelloReply { version: PEER_VERSION, node: self.node, core: self.core };
+        let sent = sender.append(|buffer| self.encoder.borrow_mut().hello_reply(&reply, buffer));
+        if matches!(sent, Ok(Ok(()))) {
+            self.serve(hello.node, hello.core, reader, sender).await;
+            self.inbox.push(Event::PeerLost { node: hello.node });
+        }
+    }
+
+    async fn serve(&self, node: u64, core: u32, mut reader: FrameReader, sender: FrameSender) {
+        tracing::info!(node, core, "linked to a peer");
+        if let Some(former) = self.links.borrow_mut().insert((node, core), sender.clone()) {
+            former.abort();
+        }
+        let why = loop {
+            match reader.read_frame().await {
+                Ok(Some(frame)) if frame.kind == FrameKind::PeerMessages => match decode(&frame) {
+                    Ok(messages) => self.inbox.push(Event::Peer { messages }),
+                    Err(error) => break error.to_string(),
+                },
+                Ok(Some(frame)) => break format!("unexpected {:?}", frame.kind),
+                Ok(None) => break "closed by the peer".to_owned(),
+                Err(error) => break error.to_string(),
+            }
+        };
+        tracing::info!(node, core, why, "lost the link to a peer");
+        sender.abort();
+        let mut links = self.links.borrow_mut();
+        // A newer connection may have taken the place already.
+        if links.get(&(node, core)).is_some_and(FrameSender::is_closed) {
+            links.remove(&(node, core));
+        }
+    }
+}
+
+fn decode(frame: &Frame) -> Result<Vec<GroupMessage>, net::protocol::DecodeError> {
+    let mut messages = Vec::new();
+    decode_messages(frame, &mut messages)?;
+    Ok(messages)
+}
+
+fn resolve(address: &str) -> Result<SocketAddr, String> {
+    let mut found = address.to_socket_addrs().map_err(|error| format!("{address}: {error}"))?;
+    found.next().ok_or_else(|| format!("{address}: no such host"))
+}

@@ -1,0 +1,192 @@
+//! The threads beside an executor that may block: one applies committed entries, some read what is not in memory,
+//! one flushes and takes checkpoints. Each job is a batch, and so is each answer: one wake-up for many entries.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+
+use raft::Index;
+
+use crate::core::{Applied, ApplyBatch, Event, ReadTask, ReplicaId};
+use crate::fatal::{self, Reason};
+use crate::machine::Machine;
+use crate::store::{ReadTier, StorageEngine};
+
+/// A core's storage threads, as seen from its executor.
+pub struct Store {
+    apply: flume::Sender<Vec<ApplyBatch>>,
+    read: flume::Sender<Vec<ReadTask>>,
+    maintain: flume::Sender<Maintenance>,
+    events: flume::Receiver<Vec<Event>>,
+}
+
+/// Work that may take long.
+pub(super) enum Maintenance {
+    /// Find out how far an engine is durable, after making it so if `flush`.
+    Durable { replica: ReplicaId, engine: Arc<dyn StorageEngine>, flush: bool },
+    /// Take a checkpoint.
+    Checkpoint { replica: ReplicaId, engine: Arc<dyn StorageEngine>, index: Index },
+}
+
+/// What the threads of one core need.
+pub struct StoreParams {
+    /// Which core.
+    pub core: u32,
+    /// Where to pin the apply thread: the CPU of its executor.
+    pub cpu: Option<usize>,
+    /// State machine of each shard of the core.
+    pub machines: HashMap<u32, Machine>,
+    /// Threads for reads that miss memory.
+    pub reader_threads: u32,
+    /// Folder of each shard, for its checkpoints.
+    pub shard_dirs: HashMap<u32, PathBuf>,
+    /// Checkpoints kept of each shard.
+    pub checkpoints_kept: usize,
+}
+
+impl Store {
+    /// Starts the threads.
+    pub fn start(params: StoreParams) -> std::io::Result<Store> {
+        let (to_executor, events) = flume::unbounded();
+        // The machine keeps at most two tasks in the lane; reads are bounded by the requests in flight.
+        let (apply, apply_jobs) = flume::bounded(4);
+        let (read, read_jobs) = flume::unbounded();
+        let (maintain, maintain_jobs) = flume::unbounded();
+        let StoreParams { core, cpu, mut machines, reader_threads, shard_dirs, checkpoints_kept } = params;
+        let done = to_executor.clone();
+        spawn(format!("apply-{core}"), cpu, move || apply_loop(&apply_jobs, &done, &mut machines))?;
+        for reader in 0..reader_threads {
+            let (jobs, done) = (read_jobs.clone(), to_executor.clone());
+            spawn(format!("read-{core}-{reader}"), cpu, move || read_loop(&jobs, &done))?;
+        }
+        spawn(format!("store-{core}"), cpu, move || {
+            maintain_loop(&maintain_jobs, &to_executor, &shard_dirs, checkpoints_kept);
+        })?;
+        Ok(Store { apply, read, maintain, events })
+    }
+
+    pub(super) fn apply(&self, batches: Vec<ApplyBatch>) {
+        must_be_there(self.apply.send(batches).is_ok(), "apply");
+    }
+
+    pub(super) fn read(&self, tasks: Vec<ReadTask>) {
+        must_be_there(self.read.send(tasks).is_ok(), "reader");
+    }
+
+    pub(super) fn maintain(&self, job: Maintenance) {
+        must_be_there(self.maintain.send(job).is_ok(), "store");
+    }
+
+    /// Completions of all threads.
+    pub(super) fn events(&self) -> flume::Receiver<Vec<Event>> {
+        self.events.clone()
+    }
+}
+
+fn must_be_there(sent: bool, thread: &'static str) {
+    if !sent {
+        fatal::abort(Reason::ThreadGone { thread });
+    }
+}
+
+fn spawn(name: String, cpu: Option<usize>, run: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+    let body = move || {
+        if let Some(id) = cpu {
+            // Not being pinned costs speed, not correctness.
+            core_affinity::set_for_current(core_affinity::CoreId { id });
+        }
+        run();
+    };
+    thread::Builder::new().name(name).spawn(body).map(drop)
+}
+
+fn apply_loop(
+    jobs: &flume::Receiver<Vec<ApplyBatch>>,
+    done: &flume::Sender<Vec<Event>>,
+    machines: &mut HashMap<u32, Machine>,
+) {
+    while let Ok(batches) = jobs.recv() {
+        let applied: Vec<Applied> = batches
+            .into_iter()
+            .map(|batch| {
+                let shard = batch.replica.shard;
+                let machine = machines.get_mut(&shard).expect("a machine for every replica of the core");
+                match machine.apply(&batch.entries) {
+                    Ok(result) => batch.done(result.applied.index, result.outcomes),
+                    Err(error) => fatal::abort(Reason::Apply { shard, detail: error.to_string() }),
+                }
+            })
+            .collect();
+        if done.send(vec![Event::Applied(applied)]).is_err() {
+            return;
+        }
+    }
+}
+
+fn read_loop(jobs: &flume::Receiver<Vec<ReadTask>>, done: &flume::Sender<Vec<Event>>) {
+    while let Ok(tasks) = jobs.recv() {
+        let answers = tasks
+            .iter()
+            .map(|task| Event::Read(task.run(ReadTier::All).expect("reading everything always answers")))
+            .collect();
+        if done.send(answers).is_err() {
+            return;
+        }
+    }
+}
+
+fn maintain_loop(
+    jobs: &flume::Receiver<Maintenance>,
+    done: &flume::Sender<Vec<Event>>,
+    dirs: &HashMap<u32, PathBuf>,
+    kept: usize,
+) {
+    while let Ok(job) = jobs.recv() {
+        let event = match job {
+            Maintenance::Durable { replica, engine, flush } => durable(replica, engine.as_ref(), flush),
+            Maintenance::Checkpoint { replica, engine, index } => {
+                let dir = dirs.get(&replica.shard).expect("a folder for every shard of the core");
+                checkpoint(replica, engine.as_ref(), index, dir, kept);
+                durable(replica, engine.as_ref(), false)
+            }
+        };
+        if done.send(vec![event]).is_err() {
+            return;
+        }
+    }
+}
+
+fn durable(replica: ReplicaId, engine: &dyn StorageEngine, flush: bool) -> Event {
+    let result = if flush { engine.flush() } else { Ok(()) };
+    match result.and_then(|()| engine.applied_durable()) {
+        Ok(applied) => Event::Durable { replica, index: Index(applied.index) },
+        Err(error) => fatal::abort(Reason::Apply { shard: replica.shard, detail: error.to_string() }),
+    }
+}
+
+/// Takes a checkpoint named by its applied index and drops the oldest beyond `kept`.
+fn checkpoint(replica: ReplicaId, engine: &dyn StorageEngine, index: Index, dir: &Path, kept: usize) {
+    let snapshots = dir.join("snapshots");
+    let taken = if kept == 0 {
+        engine.flush().map_err(|error| error.to_string())
+    } else {
+        std::fs::create_dir_all(&snapshots).map_err(|error| error.to_string()).and_then(|()| {
+            let path = snapshots.join(format!("{:020}", index.0));
+            let _ = std::fs::remove_dir_all(&path);
+            engine.create_checkpoint(&path).map(drop).map_err(|error| error.to_string())
+        })
+    };
+    if let Err(error) = taken {
+        tracing::error!(shard = replica.shard, %error, "cannot take a snapshot");
+    }
+    let mut all: Vec<PathBuf> = std::fs::read_dir(&snapshots)
+        .map(|entries| entries.flatten().map(|entry| entry.path()).collect())
+        .unwrap_or_default();
+    all.sort();
+    for old in all.iter().rev().skip(kept) {
+        if let Err(error) = std::fs::remove_dir_all(old) {
+            tracing::warn!(path = %old.display(), %error, "cannot remove an old snapshot");
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! Where shards live: slot ranges, replica sets, cores and preferred leaders.
+//!
+//! Placement is static: every shard has a replica on every node, spread over the cores of each, and the preferred
+//! leaders go round the nodes. All nodes derive the same map from the same configuration.
+
+use net::map::{ClusterMap, NodeInfo, ReplicaInfo, ShardInfo, SlotRange};
+use net::slot::SLOT_COUNT;
+
+use crate::config::Config;
+
+/// The shard that holds the cluster map itself, and no user keys.
+pub const META_SHARD: u32 = 0;
+
+/// The slots of user shard `shard` (from 1) when `shards` of them split all slots evenly.
+pub fn slot_range(shard: u32, shards: u32) -> (u16, u16) {
+    assert!(shard >= 1 && shard <= shards, "user shards are numbered from 1");
+    let bound = |position: u32| u64::from(position) * u64::from(SLOT_COUNT) / u64::from(shards);
+    let slot = |slot: u64| u16::try_from(slot).expect("below 16384");
+    (slot(bound(shard - 1)), slot(bound(shard) - 1))
+}
+
+/// The core that hosts a shard's replica on a node with this many cores.
+pub fn core_of(shard: u32, cores: u32) -> u32 {
+    shard % cores
+}
+
+/// The node that should lead a shard when all are well: round the nodes, so that leaders spread evenly.
+pub fn preferred_leader(shard: u32, nodes: &[u64]) -> u64 {
+    nodes[usize::try_from(shard).expect("a shard number fits") % nodes.len()]
+}
+
+/// The cluster map of a configuration; leaders are not known yet.
+pub fn cluster_map(config: &Config) -> ClusterMap {
+    let nodes: Vec<NodeInfo> = config
+        .cluster
+        .nodes
+        .iter()
+        .map(|node| NodeInfo {
+            id: node.id,
+            binary_addr: node.binary.clone(),
+            peer_addr: node.peer.clone(),
+            cores: node.cores,
+        })
+        .collect();
+    let shards = (META_SHARD..=config.cluster.shards)
+        .map(|id| ShardInfo {
+            id,
+            slots: (id != META_SHARD).then(|| {
+                let (first, last) = slot_range(id, config.cluster.shards);
+                SlotRange { first, last }
+            }),
+            replicas: nodes
+                .iter()
+                .map(|node| ReplicaInfo { node: node.id, core: core_of(id, node.cores) })
+                .collect(),
+            leader: None,
+        })
+        .collect();
+    ClusterMap { epoch: 1, nodes, shards }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_cover_every_slot_once() {
+        for shards in [1, 2, 3, 16, 17, 1000, 4096] {
+            let mut next = 0;
+            for shard in 1..=shards {
+                let (first, last) = slot_range(shard, shards);
+                assert_eq!(u32::from(first), next, "shard {shard} of {shards}");
+                assert!(last >= first);
+                next = u32::from(last) + 1;
+            }
+            assert_eq!(next, u32::from(SLOT_COUNT));
+        }
+    }
+
+    #[test]
+    fn leaders_and_cores_spread_evenly() {
+        let nodes = [1, 2, 3];
+        let mut led = [0; 4];
+        for shard in 1..=15 {
+            led[usize::try_from(preferred_leader(shard, &nodes)).unwrap()] += 1;
+        }
+        assert_eq!(led, [0, 5, 5, 5]);
+        assert_eq!((0..8).map(|shard| core_of(shard, 4)).collect::<Vec<_>>(), [0, 1, 2, 3, 0, 1, 2, 3]);
+    }
+}

@@ -1,0 +1,336 @@
+//! Reads: linearizable by lease or ReadIndex on the leader, by ReadIndex on a follower, or stale at once.
+//!
+//! A read goes through up to three waits: for its read index (a quorum confirms the leader), for that index to be
+//! applied, and for the disk when the value is not in memory.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use net::protocol::{self, Answer, ReadConsistency, Refusal, Reply};
+use net::types::{RequestId, Value};
+use raft::{Index, Nanos, ReadError, ReadStart, ReadState};
+
+use super::{Replica, ReplicaId};
+use crate::core::{Effect, Origin};
+use crate::machine::{self, ReadValue, ScanPosition, StoredValue};
+use crate::store::{ReadTier, StorageEngine};
+
+/// What to read. Keys are copies: a request may wait long, and must not pin the buffer it arrived in.
+#[derive(Clone, Debug)]
+pub(crate) enum Query {
+    Get { namespace: u8, slot: u16, key: Bytes },
+    Exists { namespace: u8, slot: u16, key: Bytes },
+    Scan { namespace: u8, slots: (u16, u16), start: Bytes, end: Option<Bytes>, limit: u32 },
+}
+
+/// A read and where its answer goes.
+#[derive(Debug)]
+pub(crate) struct ReadRequest {
+    pub origin: Origin,
+    pub request: RequestId,
+    pub query: Query,
+    pub deadline: Nanos,
+}
+
+/// Reads that wait.
+#[derive(Default)]
+pub(crate) struct Reads {
+    /// For their read index, by the context that was handed to Raft.
+    unconfirmed: HashMap<u64, Vec<ReadRequest>>,
+    /// The context that collects the reads of this turn, if one was opened.
+    open_context: Option<u64>,
+    next_context: u64,
+    /// For their read index to be applied, in index order.
+    confirmed: VecDeque<(Index, ReadRequest)>,
+}
+
+/// A read for a reader thread.
+pub struct ReadTask {
+    /// Whose data.
+    pub replica: ReplicaId,
+    /// The data.
+    pub engine: Arc<dyn StorageEngine>,
+    /// Where the answer goes.
+    pub origin: Origin,
+    /// The request that is answered.
+    pub request: RequestId,
+    /// The wall-clock time that decides what has expired.
+    pub now_ms: u64,
+    /// How old the answer may be, where the read asked for no guarantee.
+    pub freshness: Option<protocol::Freshness>,
+    query: Query,
+}
+
+/// The answer of a reader thread.
+#[derive(Debug)]
+pub struct ReadDone {
+    /// Where the answer goes.
+    pub origin: Origin,
+    /// The answer.
+    pub reply: Reply,
+}
+
+impl std::fmt::Debug for ReadTask {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ReadTask").field("replica", &self.replica).field("query", &self.query).finish()
+    }
+}
+
+impl Replica {
+    /// Takes a read in. It is answered at once where the consistency and the lease allow it.
+    pub fn read(
+        &mut self,
+        read: ReadRequest,
+        consistency: ReadConsistency,
+        clock: Clock,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), Refusal> {
+        let Clock { now, wall_ms, epoch } = clock;
+        match consistency {
+            ReadConsistency::Stale => {
+                self.serve(read, Some(self.freshness.at(now)), wall_ms, effects);
+                return Ok(());
+            }
+            ReadConsistency::Linearizable if !self.raft.is_leader() => return Err(self.not_leader(epoch)),
+            ReadConsistency::Linearizable | ReadConsistency::Follower => {}
+        }
+        if let Some(context) = self.reads.open_context {
+            self.reads.unconfirmed.entry(context).or_default().push(read);
+            return Ok(());
+        }
+        let context = self.reads.next_context;
+        match self.raft.read_index(context, now) {
+            Ok(ReadStart::At(index)) if index <= self.raft.applied() => self.serve(read, None, wall_ms, effects),
+            Ok(ReadStart::At(index)) => self.reads.confirm(index, read),
+            Ok(ReadStart::Pending) => {
+                self.reads.next_context += 1;
+                self.reads.open_context = Some(context);
+                self.reads.unconfirmed.insert(context, vec![read]);
+            }
+            Err(ReadError::NoLeader) => return Err(self.not_leader(epoch)),
+            Err(ReadError::Busy) => return Err(Refusal::Busy { retry_after_ms: 5 }),
+        }
+        Ok(())
+    }
+
+    /// Later reads need a new context: those of this turn are on their way.
+    pub fn close_read_context(&mut self) {
+        self.reads.open_context = None;
+    }
+
+    /// Raft confirmed the read indexes of these contexts.
+    pub fn reads_confirmed(&mut self, states: &[ReadState]) {
+        for state in states {
+            for read in self.reads.unconfirmed.remove(&state.context).unwrap_or_default() {
+                self.reads.confirm(state.index, read);
+            }
+        }
+    }
+
+    /// Raft lost these contexts: the leader changed before it confirmed them.
+    pub fn reads_dropped(&mut self, contexts: &[u64], epoch: u64, effects: &mut Vec<Effect>) {
+        for context in contexts {
+            for read in self.reads.unconfirmed.remove(context).unwrap_or_default() {
+                effects.push(refuse(&read, self.not_leader(epoch)));
+            }
+        }
+    }
+
+    /// Serves the reads whose index is applied by now.
+    pub fn serve_reads(&mut self, wall_ms: u64, effects: &mut Vec<Effect>) {
+        let applied = self.raft.applied();
+        while self.reads.confirmed.front().is_some_and(|(index, _)| *index <= applied) {
+            let (_, read) = self.reads.confirmed.pop_front().expect("just seen");
+            self.serve(read, None, wall_ms, effects);
+        }
+    }
+
+    fn serve(&self, read: ReadRequest, lag_ms: Option<u64>, now_ms: u64, effects: &mut Vec<Effect>) {
+        let applied_index = self.raft.applied().0;
+        let task = ReadTask {
+            replica: self.id,
+            engine: self.engine.clone(),
+            origin: read.origin,
+            request: read.request,
+            now_ms,
+            freshness: lag_ms.map(|lag_ms| protocol::Freshness { applied_index, lag_ms }),
+            query: read.query,
+        };
+        effects.push(match task.run(ReadTier::Memory) {
+            Some(done) => Effect::Reply { origin: done.origin, reply: done.reply },
+            None => Effect::Read(task),
+        });
+    }
+}
+
+impl Reads {
+    fn confirm(&mut self, index: Index, read: ReadRequest) {
+        // Read indexes rarely go back (a read by lease may overtake one by quorum), so this is a push at the end.
+        let position = self.confirmed.partition_point(|(other, _)| *other <= index);
+        self.confirmed.insert(position, (index, read));
+    }
+
+    pub fn expire(&mut self, now: Nanos, effects: &mut Vec<Effect>) {
+        for reads in self.unconfirmed.values_mut() {
+            reads.retain(|read| keep(read, now, effects));
+        }
+        self.unconfirmed.retain(|_, reads| !reads.is_empty());
+        if self.confirmed.iter().any(|(_, read)| read.deadline <= now) {
+            self.confirmed.retain(|(_, read)| keep(read, now, effects));
+        }
+    }
+
+    pub fn waiting(&self) -> usize {
+        self.confirmed.len() + self.unconfirmed.values().map(Vec::len).sum::<usize>()
+    }
+}
+
+fn keep(read: &ReadRequest, now: Nanos, effects: &mut Vec<Effect>) -> bool {
+    let waits = read.deadline > now;
+    if !waits {
+        effects.push(refuse(read, Refusal::Timeout));
+    }
+    waits
+}
+
+fn refuse(read: &ReadRequest, refusal: Refusal) -> Effect {
+    Effect::Reply { origin: read.origin, reply: Reply { id: read.request, result: Err(refusal) } }
+}
+
+impl Replica {
+    /// Reads that wait for a quorum or for apply.
+    pub fn reads_waiting(&self) -> usize {
+        self.reads.waiting()
+    }
+}
+
+impl ReadTask {
+    /// Reads from memory alone, or from disk too; `None` when memory does not hold the answer. A reader thread calls
+    /// this with [`ReadTier::All`], which always answers.
+    pub fn run(&self, tier: ReadTier) -> Option<ReadDone> {
+        let result = match &self.query {
+            Query::Get { namespace, slot, key } => self.value(*namespace, *slot, key, tier)?.map(|value| {
+                let value = value.map(|value| Value { data: value.data, version: value.version });
+                Answer::Value { value, freshness: self.freshness }
+            }),
+            Query::Exists { namespace, slot, key } => self
+                .value(*namespace, *slot, key, tier)?
+                .map(|value| Answer::Exists { exists: value.is_some(), freshness: self.freshness }),
+            Query::Scan { .. } if tier == ReadTier::Memory => return None,
+            Query::Scan { namespace, slots, start, end, limit } => {
+                self.scan(*namespace, *slots, start, end.as_ref(), *limit)
+            }
+        };
+        Some(ReadDone { origin: self.origin, reply: Reply { id: self.request, result } })
+    }
+
+    fn value(
+        &self,
+        namespace: u8,
+        slot: u16,
+        key: &[u8],
+        tier: ReadTier,
+    ) -> Option<Result<Option<StoredValue>, Refusal>> {
+        match machine::read_value(self.engine.as_ref(), namespace, slot, key, self.now_ms, tier) {
+            Ok(ReadValue::Found(value)) => Some(Ok(Some(value))),
+            Ok(ReadValue::Missing) => Some(Ok(None)),
+            Ok(ReadValue::NotInMemory) => None,
+            Err(error) => Some(Err(Refusal::Internal { why: error.to_string() })),
+        }
+    }
+
+    fn scan(
+        &self,
+        namespace: u8,
+        (first, last): (u16, u16),
+        start: &Bytes,
+        end: Option<&Bytes>,
+        limit: u32,
+    ) -> Result<Answer, Refusal> {
+        let start = match start.is_empty() {
+            true => ScanPosition { slot: first, key: Bytes::new() },
+            false => position(start, first, last)?,
+        };
+        let end = end.map(|end| position(end, first, last)).transpose()?;
+        let limit = usize::try_from(limit.min(SCAN_ITEMS_MAX)).expect("64-bit machine");
+        let engine = self.engine.as_ref();
+        let mut page =
+            machine::scan_values(engine, namespace, &start, last, self.now_ms, limit, SCAN_BYTES_MAX)
+                .map_err(|error| Refusal::Internal { why: error.to_string() })?;
+        if let Some(end) = end {
+            let before = |slot: u16, key: &Bytes| (slot, key) < (end.slot, &end.key);
+            page.items.retain(|item| before(item.slot, &item.key));
+            page.next = page.next.filter(|next| before(next.slot, &next.key));
+        }
+        let items = page
+            .items
+            .into_iter()
+            .map(|item| protocol::ScanItem {
+                key: item.key,
+                value: Value { data: item.value.data, version: item.value.version },
+            })
+            .collect();
+        let next = page.next.map(|next| [&next.slot.to_be_bytes(), next.key.as_ref()].concat().into());
+        Ok(Answer::Scan { items, next, freshness: self.freshness })
+    }
+}
+
+/// Reads a scan position from the wire: slot (two bytes, big-endian), then key.
+fn position(wire: &Bytes, first: u16, last: u16) -> Result<ScanPosition, Refusal> {
+    let invalid = |why: &str| Refusal::Invalid { why: why.to_owned() };
+    let Some((slot, _)) = wire.split_first_chunk::<2>() else {
+        return Err(invalid("a scan position is a slot (two bytes, big-endian) and a key"));
+    };
+    let slot = u16::from_be_bytes(*slot);
+    if slot < first || slot > last {
+        return Err(invalid("the scan position is outside of the shard's slots"));
+    }
+    Ok(ScanPosition { slot, key: wire.slice(2..) })
+}
+
+/// How fresh a replica is: the time of the newest word from the leader by which it was up to date.
+#[derive(Default)]
+pub(crate) struct Freshness {
+    /// A commit index the leader told, and when; it is waited for until applied.
+    told: Option<(Index, Nanos)>,
+    up_to_date: Option<Nanos>,
+}
+
+impl Freshness {
+    /// The leader said at `now` that it has committed up to `commit`; `applied` is applied here.
+    pub fn told(&mut self, commit: Index, applied: Index, now: Nanos) {
+        if let Some((told, at)) = self.told {
+            if told > applied {
+                return;
+            }
+            self.up_to_date = Some(at);
+        }
+        self.told = Some((commit, now));
+    }
+
+    /// Milliseconds since the replica last knew itself up to date; `u64::MAX` when it never did.
+    fn at(&self, now: Nanos) -> u64 {
+        self.up_to_date.map_or(u64::MAX, |at| now.since(at).0 / 1_000_000)
+    }
+}
+
+impl Replica {
+    /// A replica learns how fresh it is: a follower from what its leader says, a leader from its own commit index.
+    pub fn note_commit(&mut self, commit: Index, now: Nanos) {
+        let applied = self.raft.applied();
+        self.freshness.told(commit, applied, now);
+    }
+}
+
+/// Time and map as of the turn a read arrived in.
+#[derive(Clone, Copy)]
+pub(crate) struct Clock {
+    pub now: Nanos,
+    pub wall_ms: u64,
+    pub epoch: u64,
+}
+
+/// A scan answers with at most so many items and about so many bytes, however many are asked for.
+const SCAN_ITEMS_MAX: u32 = 10_000;
+const SCAN_BYTES_MAX: usize = 4 << 20;

@@ -1,0 +1,291 @@
+//! Starts a node: checks the host, claims the data directory and the ports, recovers every core, and runs.
+//!
+//! The order matters to whoever made a mistake: each check comes before anything it could damage, and each failure
+//! names what to mend.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use glommio::{LocalExecutorBuilder, Placement};
+use raft::{Index, Nanos};
+use thiserror::Error;
+use wal::WalConfig;
+use wal::disk::dma::{DmaDisk, OpenError};
+
+use crate::config::{Config, EngineKind};
+use crate::core::{Core, CoreConfig, ReplicaSeed};
+use crate::driver::{self, CoreParts, Doors, Mesh, Store, StoreParams};
+use crate::host::{self, HostError};
+use crate::identity::{DataDir, DataDirError};
+use crate::machine::{Machine, MachineOpenError};
+use crate::placement;
+use crate::store::{MemEngine, RocksConfig, RocksEngine, RocksShared, StorageEngine};
+
+/// Why a node does not start, or stopped.
+#[derive(Debug, Error)]
+pub enum ServeError {
+    /// The host lacks something.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// An address cannot be bound.
+    #[error("cannot listen on {address} ({key}): {source}{remedy}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Its key in the configuration.
+        key: &'static str,
+        /// What the system said.
+        source: io::Error,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// A core's log cannot be opened.
+    #[error("core {core}: {source}")]
+    Wal {
+        /// The core.
+        core: u32,
+        /// Why.
+        source: OpenError,
+    },
+    /// A state machine cannot be opened.
+    #[error("shard {shard}: {detail}")]
+    Store {
+        /// The shard.
+        shard: u32,
+        /// Why.
+        detail: String,
+    },
+    /// A replica's recovered state does not hang together.
+    #[error("core {core}: {source}; its data directory was damaged or exchanged: rebuild this node from its peers")]
+    Replica {
+        /// The core.
+        core: u32,
+        /// Why.
+        source: raft::ConfigError,
+    },
+    /// A thread or executor cannot be started.
+    #[error("cannot start {what}: {detail}")]
+    Start {
+        /// What.
+        what: &'static str,
+        /// Why.
+        detail: String,
+    },
+}
+
+/// Runs a node. Returns only when it cannot start, or when it was asked to stop.
+pub fn serve(config: Config) -> Result<(), ServeError> {
+    let started = Instant::now();
+    let config = Arc::new(config);
+    host::raise_limits();
+    host::check(config.cores(), &config.node.cpus)?;
+    let data = Arc::new(DataDir::claim(&config)?);
+    let mut doors = Some(Doors {
+        binary: bind(config.listen.binary, "listen.binary")?,
+        peer: bind(config.listen.peer, "listen.peer")?,
+    });
+    let shared = open_shared(&config)?;
+    let mut running = Vec::new();
+    for mesh in Mesh::all(config.cores()) {
+        let setup = CoreSetup {
+            config: config.clone(),
+            data: data.clone(),
+            shared: shared.clone(),
+            mesh,
+            doors: doors.take(),
+            started,
+        };
+        running.push(setup.start()?);
+    }
+    tracing::info!(node = config.node.id, cores = config.cores(), binary = %config.listen.binary,
+        peer = %config.listen.peer, "serving");
+    for executor in running {
+        match executor.join() {
+            Ok(result) => result?,
+            Err(error) => return Err(ServeError::Start { what: "an executor", detail: error.to_string() }),
+        }
+    }
+    Ok(())
+}
+
+fn bind(address: SocketAddr, key: &'static str) -> Result<TcpListener, ServeError> {
+    TcpListener::bind(address).map_err(|source| {
+        let remedy = match source.kind() {
+            io::ErrorKind::AddrInUse => "; another process has this port: stop it, or choose another port",
+            io::ErrorKind::AddrNotAvailable => "; this host has no such address: bind one of its own",
+            io::ErrorKind::PermissionDenied => "; ports below 1024 need CAP_NET_BIND_SERVICE",
+            _ => "",
+        };
+        ServeError::Listen { address, key, source, remedy }
+    })
+}
+
+fn open_shared(config: &Config) -> Result<Option<RocksShared>, ServeError> {
+    if config.storage.engine != EngineKind::Rocksdb {
+        return Ok(None);
+    }
+    let bytes = |bytes: u64| usize::try_from(bytes).expect("64-bit machine");
+    let shared = RocksShared::new(RocksConfig {
+        block_cache_bytes: bytes(config.storage.cache_bytes / 4),
+        blob_cache_bytes: bytes(config.storage.cache_bytes / 4 * 3),
+        memtables_bytes: bytes(config.storage.write_buffer_bytes),
+        background_jobs: u16::try_from(config.storage.background_threads).expect("validated: at most 256"),
+        ..RocksConfig::default()
+    });
+    shared.map(Some).map_err(|error| ServeError::Store { shard: placement::META_SHARD, detail: error.to_string() })
+}
+
+/// What one core is made from.
+struct CoreSetup {
+    config: Arc<Config>,
+    data: Arc<DataDir>,
+    shared: Option<RocksShared>,
+    mesh: Mesh,
+    doors: Option<Doors>,
+    started: Instant,
+}
+
+/// A state machine, opened.
+struct OpenShard {
+    shard: u32,
+    dir: PathBuf,
+    engine: Arc<dyn StorageEngine>,
+    machine: Machine,
+}
+
+impl CoreSetup {
+    fn start(self) -> Result<glommio::ExecutorJoinHandle<Result<(), ServeError>>, ServeError> {
+        let placement = match self.cpu() {
+            Some(cpu) => Placement::Fixed(cpu),
+            None => Placement::Unbound,
+        };
+        LocalExecutorBuilder::new(placement)
+            .name(&format!("core-{}", self.mesh.core))
+            .spin_before_park(std::time::Duration::from_micros(self.config.node.spin_us))
+            .ring_depth(RING_DEPTH)
+            .io_memory(IO_MEMORY_BYTES)
+            .spawn(move || self.run())
+            .map_err(|error| ServeError::Start { what: "an executor", detail: error.to_string() })
+    }
+
+    fn cpu(&self) -> Option<usize> {
+        self.config.node.cpus.get(usize::try_from(self.mesh.core).expect("64-bit machine")).copied()
+    }
+
+    async fn run(self) -> Result<(), ServeError> {
+        let core = self.mesh.core;
+        let map = placement::cluster_map(&self.config);
+        let (disk, recovered) = DmaDisk::open(&self.data.wal(core), &self.wal_config())
+            .await
+            .map_err(|source| ServeError::Wal { core, source })?;
+        if let Some(torn) = &recovered.torn_tail {
+            tracing::info!(core, file = %torn.file, offset = torn.offset, "cut writes that were never acknowledged");
+        }
+        let mut seeds = Vec::new();
+        let mut machines = HashMap::new();
+        let mut shard_dirs = HashMap::new();
+        let cores = self.config.cores();
+        for info in map.shards.iter().filter(|info| placement::core_of(info.id, cores) == core) {
+            let open = self.open_shard(info.id)?;
+            let applied = Index(open.machine.applied().index);
+            seeds.push(ReplicaSeed { shard: open.shard, engine: open.engine, applied });
+            machines.insert(open.shard, open.machine);
+            shard_dirs.insert(open.shard, open.dir);
+        }
+        let wal = wal::Wal::new(self.wal_config(), recovered);
+        let machine = Core::new(self.core_config(), map.clone(), wal, seeds, random_seed())
+            .map_err(|source| ServeError::Replica { core, source })?;
+        let store = Store::start(StoreParams {
+            core,
+            cpu: self.cpu(),
+            machines,
+            reader_threads: self.config.storage.reader_threads,
+            shard_dirs,
+            checkpoints_kept: usize::try_from(self.config.snapshot.keep).expect("64-bit machine"),
+        })
+        .map_err(|error| ServeError::Start { what: "the storage threads", detail: error.to_string() })?;
+        let CoreSetup { config, mesh, doors, started, data: _data, .. } = self;
+        driver::run(CoreParts { config, map, core: machine, disk, store, mesh, doors, started }).await;
+        Ok(())
+    }
+
+    fn open_shard(&self, shard: u32) -> Result<OpenShard, ServeError> {
+        let failed = |detail: String| ServeError::Store { shard, detail };
+        let dir = self.data.shard(self.mesh.core, shard);
+        std::fs::create_dir_all(&dir).map_err(|error| failed(format!("{}: {error}", dir.display())))?;
+        let engine: Arc<dyn StorageEngine> = match &self.shared {
+            Some(shared) => {
+                Arc::new(RocksEngine::open(&dir.join("store"), shared).map_err(|error| failed(error.to_string()))?)
+            }
+            // Rebuilt from the log, which is never compacted past what the engine holds durably: nothing.
+            None => Arc::new(MemEngine::new()),
+        };
+        let machine = Machine::open(engine.clone()).map_err(|error: MachineOpenError| failed(error.to_string()))?;
+        Ok(OpenShard { shard, dir, engine, machine })
+    }
+
+    fn wal_config(&self) -> WalConfig {
+        let section = &self.config.wal;
+        let bytes = |bytes: u64| usize::try_from(bytes).expect("64-bit machine");
+        WalConfig {
+            segment_bytes: section.segment_bytes,
+            batch_bytes_max: bytes(section.batch_bytes_max),
+            inflight_max: section.inflight_max,
+            pool_min: section.pool_min,
+            pool_max: section.pool_max,
+            cache_bytes_max: section.cache_bytes,
+            payload_bytes_max: bytes(section.batch_bytes_max),
+            ..WalConfig::new(self.config.node.id, u16::try_from(self.mesh.core).expect("validated: at most 512"))
+        }
+    }
+
+    fn core_config(&self) -> CoreConfig {
+        let (raft, limits) = (&self.config.raft, &self.config.limits);
+        let ticks = |ms: u64| u32::try_from(ms / raft.tick_ms).expect("validated: at most ten minutes").max(1);
+        CoreConfig {
+            node: self.config.node.id,
+            core: self.mesh.core,
+            cores: self.config.cores(),
+            raft: raft::Config {
+                tick: Nanos::from_millis(raft.tick_ms),
+                election_ticks: ticks(raft.election_timeout_ms),
+                heartbeat_ticks: ticks(raft.heartbeat_ms),
+                lease: raft.lease,
+                clock_drift_max_ppm: raft.clock_drift_ppm,
+                append_bytes_max: raft.append_bytes_max,
+                inflight_messages_max: raft.inflight_messages_max,
+                inflight_bytes_max: raft.inflight_bytes_max,
+                uncommitted_bytes_max: limits.inflight_bytes_max,
+                ..raft::Config::new(raft::NodeId(self.config.node.id))
+            },
+            key_bytes_max: limits.key_bytes_max,
+            value_bytes_max: limits.value_bytes_max,
+            inflight_bytes_max: limits.inflight_bytes_max,
+            reads_max: READS_MAX,
+            request_timeout: Nanos::from_millis(limits.request_timeout_ms),
+            wal_retain_bytes: self.config.wal.retain_bytes,
+            snapshot_interval: Nanos(self.config.snapshot.interval_s.saturating_mul(1_000_000_000)),
+            snapshot_threshold_bytes: self.config.snapshot.threshold_bytes,
+        }
+    }
+}
+
+/// Reads of one shard that may wait for a quorum or for apply.
+const READS_MAX: usize = 1 << 16;
+/// Submission queue of an executor: many connections and log writes at once.
+const RING_DEPTH: usize = 1024;
+/// Memory an executor registers with the kernel for direct I/O.
+const IO_MEMORY_BYTES: usize = 32 << 20;
+
+/// A seed for election timeouts: they must differ between nodes and starts, and need not be unpredictable.
+fn random_seed() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    std::collections::hash_map::RandomState::new().build_hasher().finish()
+}

@@ -1,0 +1,464 @@
+//! What every storage engine must do, as tests any engine can be put through.
+//!
+//! An engine's test module calls [`conformance_tests`] with a function that opens it on a folder; each
+//! property becomes a test of its own.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+
+use super::{Applied, Lookup, OpenError, ReadTier, StorageEngine, StoreError, Write, WriteSet};
+
+/// Opens the engine under test on a folder.
+pub(crate) type Open = fn(&Path) -> Box<dyn StorageEngine>;
+
+/// Expands to one test per property for the engine `$open` opens.
+macro_rules! conformance_tests {
+    ($open:expr) => {
+        $crate::store::conformance::conformance_tests!($open;
+            a_fresh_engine_is_empty, writes_are_seen_in_order, the_position_must_grow,
+            a_flush_makes_everything_durable, what_is_reopened_is_a_prefix, scans_respect_their_limits,
+            many_keys_are_answered_in_order, memory_reads_never_lie, values_outlive_what_they_came_from,
+            a_checkpoint_is_installed_whole, a_checkpoint_keeps_its_place, a_bad_checkpoint_changes_nothing,
+            a_checkpoint_beside_writes_is_consistent, a_destroyed_engine_is_gone,
+            readers_beside_a_writer_see_whole_batches, any_history_matches_the_model);
+    };
+    ($open:expr; $($property:ident),*) => {
+        $(#[test]
+        fn $property() {
+            $crate::store::conformance::$property($open);
+        })*
+    };
+}
+pub(crate) use conformance_tests;
+
+/// Everything a stored key can be.
+const ALL: (&[u8], &[u8]) = (&[0x01], &[0xff]);
+const NO_LIMIT: usize = usize::MAX;
+
+type Model = BTreeMap<Vec<u8>, Vec<u8>>;
+
+fn at(index: u64) -> Applied {
+    Applied { index, term: index / 3 + 1 }
+}
+
+fn put<'a>(key: &'a [u8], value: &'a [u8]) -> Write<'a> {
+    Write::Put { key, value }
+}
+
+fn apply(engine: &dyn StorageEngine, index: u64, writes: &[Write<'_>]) {
+    engine.apply(&WriteSet { applied: at(index), writes }).expect("apply");
+}
+
+fn get(engine: &dyn StorageEngine, key: &[u8]) -> Option<Vec<u8>> {
+    match engine.get(key, ReadTier::All).expect("get") {
+        Lookup::Found(value) => Some(value.to_vec()),
+        Lookup::Missing => None,
+        Lookup::NotInMemory => panic!("a read of every tier answers"),
+    }
+}
+
+/// All data keys and their values.
+pub(crate) fn contents(engine: &dyn StorageEngine) -> Model {
+    let page = engine.scan(ALL.0, ALL.1, NO_LIMIT, NO_LIMIT).expect("scan");
+    assert!(!page.more);
+    page.items.into_iter().map(|(key, value)| (key.to_vec(), value.to_vec())).collect()
+}
+
+fn scratch() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a temporary folder")
+}
+
+pub(crate) fn a_fresh_engine_is_empty(open: Open) {
+    let folder = scratch();
+    for _ in 0..2 {
+        let engine = open(&folder.path().join("engine"));
+        assert_eq!(engine.applied().expect("applied"), Applied::default());
+        assert_eq!(engine.applied_durable().expect("durable"), Applied::default());
+        assert_eq!(get(engine.as_ref(), b"\x01a"), None);
+        assert!(contents(engine.as_ref()).is_empty());
+        engine.flush().expect("flushing nothing");
+    }
+}
+
+pub(crate) fn writes_are_seen_in_order(open: Open) {
+    let folder = scratch();
+    let engine = open(&folder.path().join("engine"));
+    let engine = engine.as_ref();
+    apply(engine, 1, &[put(b"\x01a", b"1"), put(b"\x01b", b"2"), put(b"\x01a", b"3")]);
+    assert_eq!(get(engine, b"\x01a"), Some(b"3".to_vec()));
+    apply(engine, 2, &[Write::Delete { key: b"\x01a" }, Write::Delete { key: b"\x01never" }]);
+    assert_eq!(get(engine, b"\x01a"), None);
+    apply(engine, 3, &[Write::Delete { key: b"\x01b" }, put(b"\x01b", b"")]);
+    assert_eq!(get(engine, b"\x01b"), Some(Vec::new()));
+    apply(engine, 9, &[]);
+    assert_eq!(engine.applied().expect("applied"), at(9));
+}
+
+pub(crate) fn the_position_must_grow(open: Open) {
+    let folder = scratch();
+    let engine = open(&folder.path().join("engine"));
+    apply(engine.as_ref(), 5, &[put(b"\x01a", b"1")]);
+    for index in [4, 5] {
+        let again = std::panic::AssertUnwindSafe(|| apply(engine.as_ref(), index, &[put(b"\x01a", b"2")]));
+        assert!(std::panic::catch_unwind(again).is_err());
+    }
+    assert_eq!(get(engine.as_ref(), b"\x01a"), Some(b"1".to_vec()));
+}
+
+pub(crate) fn a_flush_makes_everything_durable(open: Open) {
+    let folder = scratch();
+    let path = folder.path().join("engine");
+    {
+        let engine = open(&path);
+        apply(engine.as_ref(), 1, &[put(b"\x01a", b"1"), put(b"\x00s1", b"session")]);
+        apply(engine.as_ref(), 2, &[put(b"\x01b", &[7; 5000])]);
+        assert!(engine.applied_durable().expect("durable") <= at(2));
+        engine.flush().expect("flush");
+        assert_eq!(engine.applied_durable().expect("durable"), at(2));
+        apply(engine.as_ref(), 3, &[Write::Delete { key: b"\x01a" }]);
+        assert!(engine.applied_durable().expect("durable") >= at(2));
+        engine.flush().expect("flush");
+    }
+    let engine = open(&path);
+    assert_eq!(engine.applied().expect("applied"), at(3));
+    assert_eq!(engine.applied_durable().expect("durable"), at(3));
+    assert_eq!(contents(engine.as_ref()), Model::from([(b"\x01b".to_vec(), vec![7; 5000])]));
+    assert_eq!(get(engine.as_ref(), b"\x00s1"), Some(b"session".to_vec()));
+}
+
+pub(crate) fn what_is_reopened_is_a_prefix(open: Open) {
+    let folder = scratch();
+    let path = folder.path().join("engine");
+    let mut next = 1;
+    for round in 0..4 {
+        let durable = {
+            let engine = open(&path);
+            assert_eq!(engine.applied().expect("applied").index, next - 1);
+            for index in next..next + 10 {
+                let value = index.to_le_bytes();
+                apply(engine.as_ref(), index, &[put(b"\x01last", &value), put(&[1, 1, round], &value)]);
+                if index == next + 5 {
+                    engine.flush().expect("flush");
+                }
+            }
+            engine.applied_durable().expect("durable")
+        };
+        assert!(durable.index >= next + 5);
+        let engine = open(&path);
+        let applied = engine.applied().expect("applied");
+        assert!(applied >= durable, "{applied:?} was durable at {durable:?}");
+        assert_eq!(get(engine.as_ref(), b"\x01last"), Some(applied.index.to_le_bytes().to_vec()));
+        assert_eq!(get(engine.as_ref(), &[1, 1, round]), Some(applied.index.to_le_bytes().to_vec()));
+        next = applied.index + 1;
+    }
+}
+
+pub(crate) fn scans_respect_their_limits(open: Open) {
+    let folder = scratch();
+    let engine = open(&folder.path().join("engine"));
+    let engine = engine.as_ref();
+    let keys: Vec<[u8; 3]> = (0..20).map(|n| [1, 0, n]).collect();
+    let writes: Vec<_> = keys.iter().map(|key| put(key, &[0; 97])).collect();
+    apply(engine, 1, &writes);
+    apply(engine, 2, &[put(b"\x00meta", b"hidden"), Write::Delete { key: &keys[4] }]);
+    let scan = |start: u8, end: u8, limit, bytes_max| {
+        let page = engine.scan(&[1, 0, start], &[1, 0, end], limit, bytes_max).expect("scan");
+        (page.items.iter().map(|(key, _)| key[2]).collect::<Vec<_>>(), page.more)
+    };
+    assert_eq!(scan(2, 7, NO_LIMIT, NO_LIMIT), (vec![2, 3, 5, 6], false));
+    assert_eq!(scan(2, 7, 4, NO_LIMIT), (vec![2, 3, 5, 6], false));
+    assert_eq!(scan(2, 7, 3, NO_LIMIT), (vec![2, 3, 5], true));
+    assert_eq!(scan(2, 7, 0, NO_LIMIT), (vec![], true));
+    assert_eq!(scan(2, 7, NO_LIMIT, 200), (vec![2, 3], true));
+    assert_eq!(scan(2, 7, NO_LIMIT, 199), (vec![2], true));
+    assert_eq!(scan(2, 7, NO_LIMIT, 0), (vec![2], true));
+    assert_eq!(scan(7, 7, NO_LIMIT, NO_LIMIT), (vec![], false));
+    assert_eq!(scan(7, 2, NO_LIMIT, NO_LIMIT), (vec![], false));
+    assert_eq!(scan(18, 255, NO_LIMIT, NO_LIMIT), (vec![18, 19], false));
+}
+
+pub(crate) fn many_keys_are_answered_in_order(open: Open) {
+    let folder = scratch();
+    let engine = open(&folder.path().join("engine"));
+    apply(engine.as_ref(), 1, &[put(b"\x01a", b"1"), put(b"\x01c", &[3; 4000])]);
+    let keys: [&[u8]; 4] = [b"\x01c", b"\x01b", b"\x01a", b"\x01c"];
+    let found = engine.multi_get(&keys, ReadTier::All).expect("multi_get");
+    let three = Lookup::Found(vec![3; 4000].into());
+    assert_eq!(found, [three.clone(), Lookup::Missing, Lookup::Found("1".into()), three]);
+    assert!(engine.multi_get(&[], ReadTier::All).expect("multi_get").is_empty());
+}
+
+pub(crate) fn memory_reads_never_lie(open: Open) {
+    let folder = scratch();
+    let path = folder.path().join("engine");
+    let big = vec![9; 4000];
+    {
+        let engine = open(&path);
+        apply(engine.as_ref(), 1, &[put(b"\x01small", b"1"), put(b"\x01big", &big)]);
+        let fresh = engine.get(b"\x01big", ReadTier::Memory).expect("get");
+        assert_eq!(fresh, Lookup::Found(big.clone().into()), "what was just written is in memory");
+        engine.flush().expect("flush");
+    }
+    let engine = open(&path);
+    for (key, value) in [(b"\x01small".as_slice(), b"1".as_slice()), (b"\x01big", &big)] {
+        let cold = engine.get(key, ReadTier::Memory).expect("get");
+        assert!(cold == Lookup::NotInMemory || cold == Lookup::Found(value.to_vec().into()), "{cold:?}");
+        assert_eq!(get(engine.as_ref(), key).as_deref(), Some(value));
+        let warm = engine.get(key, ReadTier::Memory).expect("get");
+        assert_eq!(warm, Lookup::Found(value.to_vec().into()), "what was just read is in memory");
+    }
+}
+
+pub(crate) fn values_outlive_what_they_came_from(open: Open) {
+    let folder = scratch();
+    let engine = open(&folder.path().join("engine"));
+    let big = vec![5; 100_000];
+    apply(engine.as_ref(), 1, &[put(b"\x01a", &big), put(b"\x01b", &big)]);
+    let from_memtable = engine.get(b"\x01a", ReadTier::All).expect("get");
+    engine.flush().expect("flush");
+    let from_disk = engine.get(b"\x01b", ReadTier::All).expect("get");
+    let from_cache = engine.get(b"\x01b", ReadTier::All).expect("get");
+    apply(engine.as_ref(), 2, &[put(b"\x01a", b""), Write::Delete { key: b"\x01b" }]);
+    engine.flush().expect("flush");
+    engine.destroy().expect("destroy");
+    drop(engine);
+    for value in [from_memtable, from_disk, from_cache] {
+        assert_eq!(value, Lookup::Found(big.clone().into()));
+    }
+}
+
+pub(crate) fn a_checkpoint_is_installed_whole(open: Open) {
+    let folder = scratch();
+    let (source_path, target_path) = (folder.path().join("source"), folder.path().join("target"));
+    let copy = folder.path().join("copy");
+    let source = open(&source_path);
+    apply(source.as_ref(), 7, &[put(b"\x01a", b"source"), put(b"\x01big", &[1; 9000])]);
+    apply(source.as_ref(), 8, &[put(b"\x00s1", b"session")]);
+    assert_eq!(source.create_checkpoint(&copy).expect("checkpoint"), at(8));
+    apply(source.as_ref(), 9, &[put(b"\x01a", b"later"), put(b"\x01late", b"")]);
+    {
+        let target = open(&target_path);
+        apply(target.as_ref(), 3, &[put(b"\x01a", b"target"), put(b"\x01old", b"")]);
+        let held = target.get(b"\x01a", ReadTier::All).expect("get");
+        assert_eq!(target.install_checkpoint(&copy).expect("install"), at(8));
+        assert!(!copy.exists(), "a checkpoint is consumed");
+        assert_eq!(held, Lookup::Found("target".into()));
+        assert_eq!(target.applied().expect("applied"), at(8));
+        assert_eq!(target.applied_durable().expect("durable"), at(8));
+        apply(target.as_ref(), 9, &[put(b"\x01new", b"")]);
+        target.flush().expect("flush");
+    }
+    let target = open(&target_path);
+    assert_eq!(target.applied().expect("applied"), at(9));
+    let expected = [(&b"\x01a"[..], b"source".to_vec()), (b"\x01big", vec![1; 9000]), (b"\x01new", vec![])];
+    assert_eq!(contents(target.as_ref()), expected.map(|(key, value)| (key.to_vec(), value)).into());
+    assert_eq!(get(target.as_ref(), b"\x00s1"), Some(b"session".to_vec()));
+    assert_eq!(get(source.as_ref(), b"\x01a"), Some(b"later".to_vec()), "the source goes on");
+}
+
+pub(crate) fn a_checkpoint_keeps_its_place(open: Open) {
+    let folder = scratch();
+    let engine = open(&folder.path().join("engine"));
+    apply(engine.as_ref(), 1, &[put(b"\x01a", b"1")]);
+    let copy = folder.path().join("copy");
+    engine.create_checkpoint(&copy).expect("checkpoint");
+    assert!(engine.create_checkpoint(&copy).is_err(), "an existing folder is not written over");
+    let nowhere = folder.path().join("missing/copy");
+    assert!(engine.create_checkpoint(&nowhere).is_err(), "the parent must exist");
+    // Going back to an own older checkpoint works too: it is the checkpoint that counts.
+    apply(engine.as_ref(), 2, &[put(b"\x01a", b"2")]);
+    assert_eq!(engine.install_checkpoint(&copy).expect("install"), at(1));
+    assert_eq!(get(engine.as_ref(), b"\x01a"), Some(b"1".to_vec()));
+    apply(engine.as_ref(), 2, &[put(b"\x01a", b"2 again")]);
+    assert_eq!(get(engine.as_ref(), b"\x01a"), Some(b"2 again".to_vec()));
+}
+
+pub(crate) fn a_bad_checkpoint_changes_nothing(open: Open) {
+    let folder = scratch();
+    let path = folder.path().join("engine");
+    let engine = open(&path);
+    apply(engine.as_ref(), 4, &[put(b"\x01a", b"1")]);
+    engine.flush().expect("flush");
+    let bad = folder.path().join("bad");
+    std::fs::create_dir(&bad).expect("a folder");
+    std::fs::write(bad.join("garbage"), b"garbage").expect("a file");
+    for path in [bad.clone(), folder.path().join("missing")] {
+        let error = engine.install_checkpoint(&path).expect_err("not a checkpoint");
+        assert!(matches!(error, OpenError::Foreign { .. } | OpenError::Corrupt { .. }), "{error}");
+    }
+    assert_eq!(get(engine.as_ref(), b"\x01a"), Some(b"1".to_vec()));
+    drop(engine);
+    let engine = open(&path);
+    assert_eq!(engine.applied().expect("applied"), at(4));
+    assert_eq!(get(engine.as_ref(), b"\x01a"), Some(b"1".to_vec()));
+}
+
+pub(crate) fn a_checkpoint_beside_writes_is_consistent(open: Open) {
+    let folder = scratch();
+    let engine = open(&folder.path().join("engine"));
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            let mut index = 0_u64;
+            while !stop.load(Ordering::Relaxed) && index < 100_000 {
+                index += 1;
+                let value = index.to_le_bytes();
+                apply(engine.as_ref(), index, &[put(b"\x01first", &value), put(b"\x01second", &value)]);
+            }
+        });
+        for round in 0..5 {
+            let before = engine.applied().expect("applied");
+            let copy = folder.path().join(format!("copy-{round}"));
+            let position = engine.create_checkpoint(&copy).expect("checkpoint");
+            assert!(position >= before);
+            let other = open(&folder.path().join(format!("other-{round}")));
+            assert_eq!(other.install_checkpoint(&copy).expect("install"), position);
+            let expected = (position.index > 0).then(|| position.index.to_le_bytes().to_vec());
+            assert_eq!(get(other.as_ref(), b"\x01first"), expected);
+            assert_eq!(get(other.as_ref(), b"\x01second"), expected);
+        }
+        stop.store(true, Ordering::Relaxed);
+        writer.join().expect("the writer");
+    });
+}
+
+pub(crate) fn a_destroyed_engine_is_gone(open: Open) {
+    let folder = scratch();
+    let path = folder.path().join("engine");
+    let engine = open(&path);
+    apply(engine.as_ref(), 1, &[put(b"\x01a", b"1")]);
+    engine.flush().expect("flush");
+    engine.destroy().expect("destroy");
+    let gone = |result: Result<(), StoreError>| assert!(matches!(result, Err(StoreError::Destroyed { .. })));
+    gone(engine.apply(&WriteSet { applied: at(2), writes: &[] }));
+    gone(engine.get(b"\x01a", ReadTier::Memory).map(drop));
+    gone(engine.multi_get(&[b"\x01a"], ReadTier::All).map(drop));
+    gone(engine.scan(ALL.0, ALL.1, 1, 1).map(drop));
+    gone(engine.applied().map(drop));
+    gone(engine.applied_durable().map(drop));
+    gone(engine.create_checkpoint(&folder.path().join("copy")).map(drop));
+    gone(engine.flush());
+    gone(engine.stats().map(drop));
+    gone(engine.destroy());
+    // Even while the handle of the old one is still around.
+    let again = open(&path);
+    assert_eq!(again.applied().expect("applied"), Applied::default());
+    assert!(contents(again.as_ref()).is_empty());
+}
+
+pub(crate) fn readers_beside_a_writer_see_whole_batches(open: Open) {
+    let folder = scratch();
+    let engine = open(&folder.path().join("engine"));
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let mut seen = 0;
+            while !stop.load(Ordering::Relaxed) {
+                let before = engine.applied().expect("applied").index;
+                let page = engine.scan(ALL.0, ALL.1, NO_LIMIT, NO_LIMIT).expect("scan");
+                let values: Vec<u64> = page
+                    .items
+                    .iter()
+                    .map(|(_, value)| u64::from_le_bytes(value[..8].try_into().expect("8 bytes")))
+                    .collect();
+                assert!(values.windows(2).all(|pair| pair[0] == pair[1]), "half a batch: {values:?}");
+                let now = values.first().copied().unwrap_or(0);
+                assert!(now >= before && now >= seen, "{now} after {before} and {seen}");
+                seen = now;
+            }
+        });
+        for index in 1..=2000_u64 {
+            let value = index.to_le_bytes().repeat(200);
+            apply(engine.as_ref(), index, &[put(b"\x01a", &value), put(b"\x01b", &value[..8])]);
+            if index % 500 == 0 {
+                engine.flush().expect("flush");
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+        reader.join().expect("the reader");
+    });
+}
+
+/// A step of a random history.
+#[derive(Clone, Debug)]
+enum Step {
+    Apply(Vec<(u8, Option<u16>)>),
+    Flush,
+    Reopen,
+    Checkpoint,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let write = (0..12_u8, proptest::option::weighted(0.7, 0..3000_u16));
+    let step = prop_oneof![
+        8 => proptest::collection::vec(write, 0..8).prop_map(Step::Apply),
+        1 => Just(Step::Flush),
+        1 => Just(Step::Reopen),
+        1 => Just(Step::Checkpoint),
+    ];
+    proptest::collection::vec(step, 1..40)
+}
+
+pub(crate) fn any_history_matches_the_model(open: Open) {
+    let config = Config { cases: 24, failure_persistence: None, ..Config::default() };
+    TestRunner::new(config)
+        .run(&steps(), |steps| {
+            run_history(open, &steps);
+            Ok(())
+        })
+        .expect("every history");
+}
+
+fn run_history(open: Open, steps: &[Step]) {
+    let folder = scratch();
+    let path = folder.path().join("engine");
+    let mut engine = open(&path);
+    // The state after each position, so that a reopened engine can be found among them.
+    let mut states = vec![Model::new()];
+    for step in steps {
+        match step {
+            Step::Apply(changes) => {
+                let mut state = states.last().expect("there is a first").clone();
+                let index = u64::try_from(states.len()).expect("a short history");
+                let changes: Vec<_> = changes
+                    .iter()
+                    .map(|(key, len)| (vec![1, *key], len.map(|len| vec![*key; usize::from(len)])))
+                    .collect();
+                let mut writes = Vec::new();
+                for (key, value) in &changes {
+                    match value {
+                        Some(value) => {
+                            writes.push(put(key, value));
+                            state.insert(key.clone(), value.clone());
+                        }
+                        None => {
+                            writes.push(Write::Delete { key });
+                            state.remove(key);
+                        }
+                    }
+                }
+                apply(engine.as_ref(), index, &writes);
+                states.push(state);
+            }
+            Step::Flush => engine.flush().expect("flush"),
+            Step::Reopen => {
+                let durable = engine.applied_durable().expect("durable").index;
+                drop(engine);
+                engine = open(&path);
+                let applied = engine.applied().expect("applied").index;
+                assert!(applied >= durable);
+                states.truncate(usize::try_from(applied).expect("a short history") + 1);
+            }
+            Step::Checkpoint => {
+                let copy = folder.path().join("copy");
+                engine.create_checkpoint(&copy).expect("checkpoint");
+                engine.install_checkpoint(&copy).expect("install");
+            }
+        }
+        assert_eq!(&contents(engine.as_ref()), states.last().expect("there is a first"));
+    }
+}
