@@ -1,4 +1,8 @@
 //! The only I/O seam: the same batches, tasks and plans go to real files or to a simulated disk.
+//!
+//! Every disk keeps the same promises: a write is reported when all of it is durable, writes under way
+//! may land in any order, a segment gets its name when it is whole.
 
 pub mod dma;
+pub mod files;
 pub mod sim;

@@ -3,15 +3,33 @@
 //! [`Wal`] is pure: it keeps the index, forms batches and decides which segments live, but never
 //! touches a file. A driver in [`disk`] turns its outputs into I/O.
 
-mod api;
-mod config;
-pub mod disk;
-mod error;
 mod types;
+mod config;
+mod error;
+mod wal;
+mod read;
+mod purge;
+mod recovery;
+mod pool;
+mod batch;
+mod record;
+mod segment;
+mod stream;
+mod ledger;
+mod cache;
+mod width;
+pub mod disk;
 
-pub use api::{
-    ReadPlan, Recovered, SegmentTask, StreamPin, TornTail, Wal, WriteBatch, ReadExtent, Damage,
-};
+pub use batch::{BatchHeader, WriteBatch};
 pub use config::{ConfigError, RecoveryMode, WalConfig};
 pub use error::{CorruptRecord, ReadError, RecoveryError};
-pub use types::*;
+pub use pool::SegmentTask;
+pub use purge::StreamPin;
+pub use read::{ReadExtent, ReadPlan};
+pub use recovery::{Damage, ReadRequest, Recovered, Recovery, SegmentFile, TornTail};
+pub use segment::{
+    FORMAT_VERSION, SegmentHeader, SegmentHeaderError, file_name, parse_file_name, parse_unfinished_name,
+    unfinished_name,
+};
+pub use types::{BLOCK, BLOCK_BYTES, BatchId, Entry, Lsn, SegmentId, StreamId, StreamState};
+pub use wal::Wal;

@@ -1,0 +1,275 @@
+//! From segment files back to streams: fed with what was read, without doing the reading.
+//!
+//! [`Recovery`] asks for reads one at a time ([`poll_read`](Recovery::poll_read)), takes what was read
+//! ([`on_read`](Recovery::on_read)) and ends with [`finish`](Recovery::finish). The rules:
+//!
+//! 1. *Generations.* The first batch of each segment tells its generation and where that began. A
+//!    generation is void from where the next one began, and must be readable up to there.
+//! 2. *The tail.* In the last generation, the log ends at the first batch that cannot be read, unless any
+//!    batch, wherever it lies, says that more was flushed: then acknowledged records are lost.
+//! 3. *The front.* The log begins at the highest `oldest_lsn` any batch carries; earlier segments were
+//!    purged, later ones must be there.
+//!
+//! Writing continues in segments with new ids only, in a new generation, so what is cut stays cut: bytes
+//! behind the cut, even whole batches that had landed out of order, are void by rule 1 from the moment the
+//! new generation's first batch is on disk, and are unacknowledged by rule 2 until then.
+
+use crate::config::{RecoveryMode, WalConfig};
+use crate::error::RecoveryError;
+use crate::pool::FreeSegment;
+use crate::segment::{SegmentHeader, file_name};
+use crate::types::{BLOCK, BatchId, Lsn, SegmentId};
+use crate::width::{len_of, to_u64};
+
+mod chain;
+mod recovered;
+mod replay;
+mod scan;
+
+pub use recovered::{Damage, Recovered, TornTail};
+
+use chain::{Chain, Head};
+use recovered::RecoveredState;
+use replay::Replay;
+use scan::{Hole, Scan};
+
+/// A segment file as found in the folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SegmentFile {
+    /// From its name.
+    pub id: SegmentId,
+    /// Its length.
+    pub bytes: u64,
+}
+
+/// A read that recovery wants; the answer may be shorter only where the file ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReadRequest {
+    /// The file to read.
+    pub segment: SegmentId,
+    /// From where, a multiple of 4096.
+    pub offset_bytes: u64,
+    /// How much, a multiple of 4096.
+    pub len_bytes: usize,
+}
+
+/// Bytes asked for at once.
+const CHUNK_BYTES: u64 = 1 << 20;
+
+const WHAT_TO_DO: &str = "Restore the file, or set the recovery mode to quarantine: the streams listed are \
+                          then dropped and rebuilt from their peers";
+
+#[derive(Debug)]
+enum Phase {
+    /// Reading the first two blocks of every segment.
+    Heads,
+    /// Reading the segments of the chain from end to end.
+    Body { pass: Pass, at: usize, offset: u64 },
+    Done,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pass {
+    /// Up to the first hole.
+    Strict,
+    /// After damage was found: past every hole in front of this, to tell which streams it touched.
+    Survey { flushed: Lsn },
+}
+
+/// Recovery of one WAL. See the module's documentation.
+#[derive(Debug)]
+pub struct Recovery {
+    config: WalConfig,
+    /// By id.
+    files: Vec<SegmentFile>,
+    heads: Vec<Head>,
+    chain: Chain,
+    scan: Scan,
+    phase: Phase,
+    /// The damage that made a survey necessary.
+    damage: Option<Hole>,
+    requested: Option<ReadRequest>,
+}
+
+impl Recovery {
+    /// Starts with the `.wal` files of the folder, in any order.
+    pub fn new(config: &WalConfig, mut files: Vec<SegmentFile>) -> Result<Self, RecoveryError> {
+        config.validate()?;
+        files.sort_by_key(|file| file.id);
+        let phase = if files.is_empty() { Phase::Done } else { Phase::Heads };
+        Ok(Self {
+            config: config.clone(),
+            files,
+            heads: Vec::new(),
+            chain: Chain::default(),
+            scan: Scan::new(Replay::new(config.cache_bytes_max, false, false), None),
+            phase,
+            damage: None,
+            requested: None,
+        })
+    }
+
+    /// The next read, or `None` when recovery is ready to [`finish`](Self::finish).
+    pub fn poll_read(&mut self) -> Option<ReadRequest> {
+        assert!(self.requested.is_none(), "answer the last request first");
+        let request = match self.phase {
+            Phase::Heads => {
+                let segment = self.files[self.heads.len()].id;
+                ReadRequest { segment, offset_bytes: 0, len_bytes: len_of(2 * BLOCK) }
+            }
+            Phase::Body { at, offset, .. } => {
+                let link = &self.chain.links[at];
+                let len_bytes = len_of(CHUNK_BYTES.min(link.bytes - offset));
+                ReadRequest { segment: link.id, offset_bytes: offset, len_bytes }
+            }
+            Phase::Done => return None,
+        };
+        self.requested = Some(request);
+        Some(request)
+    }
+
+    /// Takes what was read.
+    pub fn on_read(&mut self, bytes: &[u8]) -> Result<(), RecoveryError> {
+        let request = self.requested.take().expect("a read was requested");
+        let bytes = &bytes[..bytes.len().min(request.len_bytes)];
+        match self.phase {
+            Phase::Heads => {
+                let head = Head::read(&self.config, self.files[self.heads.len()], bytes)?;
+                self.heads.push(head);
+                if self.heads.len() == self.files.len() {
+                    self.start(Pass::Strict, Lsn(0));
+                }
+            }
+            Phase::Body { pass, at, offset } => {
+                let link = self.chain.links[at];
+                self.scan.feed(&link, bytes);
+                let end = offset + to_u64(bytes.len());
+                let file_ended = bytes.len() < request.len_bytes || end >= link.bytes;
+                if !file_ended && self.scan.wants_more(&link) {
+                    self.phase = Phase::Body { pass, at, offset: end };
+                } else {
+                    self.scan.end_segment(&link);
+                    self.begin_segment(pass, at + 1);
+                }
+            }
+            Phase::Done => unreachable!("nothing is requested when done"),
+        }
+        Ok(())
+    }
+
+    fn start(&mut self, pass: Pass, oldest_lsn: Lsn) {
+        self.chain = Chain::build(&self.heads, oldest_lsn);
+        let purged = self.chain.oldest_lsn > Lsn(0);
+        let replay = Replay::new(self.config.cache_bytes_max, purged, pass != Pass::Strict);
+        let survey = match pass {
+            Pass::Strict => None,
+            Pass::Survey { flushed } => Some(flushed),
+        };
+        self.scan = Scan::new(replay, survey);
+        self.scan.note_flushed(self.chain.flushed_lsn);
+        self.begin_segment(pass, 0);
+    }
+
+    fn begin_segment(&mut self, pass: Pass, at: usize) {
+        match self.chain.links.get(at) {
+            Some(link) => {
+                self.scan.begin_segment(link);
+                self.phase = Phase::Body { pass, at, offset: BLOCK };
+            }
+            None => self.end_pass(pass),
+        }
+    }
+
+    fn end_pass(&mut self, pass: Pass) {
+        self.phase = Phase::Done;
+        // Only the whole log tells how much of its front was purged.
+        let oldest_lsn = self.scan.oldest_lsn().max(self.chain.oldest_lsn);
+        let complete = oldest_lsn == self.chain.oldest_lsn;
+        if pass != Pass::Strict {
+            return;
+        }
+        let damage = self.chain.defect().or_else(|| self.scan.damage(self.chain.links.last()));
+        let damage = damage.or_else(|| self.chain.front_hole());
+        if damage.is_some() && !complete {
+            // It may lie in what was purged: begin where the log does.
+            return self.start(Pass::Strict, oldest_lsn);
+        }
+        self.chain.oldest_lsn = oldest_lsn;
+        if damage.is_some() {
+            self.damage = damage;
+            let flushed = self.scan.flushed_lsn();
+            self.start(Pass::Survey { flushed }, oldest_lsn);
+        }
+    }
+
+    /// The result. `nonce` is random and seeds the checksums of the segments to come.
+    ///
+    /// # Panics
+    /// If [`poll_read`](Self::poll_read) still has something to ask.
+    pub fn finish(mut self, nonce: u64) -> Result<Recovered, RecoveryError> {
+        assert!(matches!(self.phase, Phase::Done), "all was read");
+        let torn_tail = self.scan.torn_tail();
+        let next_batch = self.scan.next_batch().unwrap_or(BatchId(1));
+        let mut end_lsn = self.scan.end_lsn();
+        let flushed_lsn = self.scan.flushed_lsn();
+        let mut replay = self.scan.into_replay();
+        let streams = replay.settle();
+        if self.damage.is_none() && !streams.is_empty() {
+            // Every batch is whole, yet records that must be there are not: segments of another time.
+            let why = "records that older segments held are missing".to_owned();
+            let first = self.chain.links.first().expect("streams come from segments");
+            self.damage = Some(Hole { segment: first.id, offset: BLOCK, lsn: first.first_lsn(), why });
+        }
+        let mut damage = Vec::new();
+        if let Some(hole) = self.damage {
+            let (file, offset, why) = (hole.file(), hole.offset, hole.why);
+            if self.config.recovery_mode == RecoveryMode::Refuse {
+                let what_to_do = WHAT_TO_DO;
+                return Err(RecoveryError::Corrupt { file, offset, why, streams, what_to_do });
+            }
+            damage.push(Damage { file, offset, why, streams });
+            // Nothing may be written again under a position that was acknowledged.
+            end_lsn = end_lsn.max(flushed_lsn);
+        }
+        let last_id = self.files.last().map_or(0, |file| file.id.0);
+        let free = (self.files.iter())
+            .filter(|file| replay.ledger.get(file.id).is_none())
+            .map(|file| FreeSegment { id: file.id, bytes: file.bytes })
+            .collect();
+        let tail = torn_tail.filter(|_| damage.is_empty());
+        Ok(Recovered {
+            torn_tail: tail.map(|hole| TornTail {
+                file: hole.file(),
+                offset: hole.offset,
+                lsn: hole.lsn,
+                why: hole.why,
+            }),
+            damage,
+            nonce,
+            state: RecoveredState {
+                streams: replay.streams,
+                ledger: replay.ledger,
+                cache: replay.cache,
+                free,
+                next_segment: SegmentId(last_id + 1),
+                end_lsn,
+                oldest_lsn: self.chain.oldest_lsn,
+                next_batch,
+            },
+        })
+    }
+}
+
+/// The header of a segment, checked against the configuration.
+fn checked(config: &WalConfig, file: SegmentFile, header: SegmentHeader) -> Result<SegmentHeader, RecoveryError> {
+    if (header.node_id, header.core) != (config.node_id, config.core) {
+        return Err(RecoveryError::Foreign {
+            file: file_name(file.id),
+            found_node: header.node_id,
+            found_core: header.core,
+            node: config.node_id,
+            core: config.core,
+        });
+    }
+    Ok(header)
+}

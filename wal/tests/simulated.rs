@@ -1,0 +1,114 @@
+//! Random commands and crashes on a simulated disk, compared with a model after every step.
+
+#[path = "support/model.rs"]
+mod model;
+#[path = "support/node.rs"]
+mod node;
+
+use model::{Command, payload};
+use node::{Node, tiny};
+use proptest::prelude::*;
+use wal::{Entry, StreamId, StreamState};
+
+#[derive(Debug, Clone)]
+enum Step {
+    Append { stream: u64, count: u64, len: usize, new_term: bool, back: u64 },
+    Truncate { stream: u64, back: u64 },
+    State { stream: u64, vote: u64 },
+    Compact { stream: u64, keep: u64 },
+    Snapshot { stream: u64, ahead: u64 },
+    Remove { stream: u64 },
+    Seal,
+    Start,
+    Complete { count: usize },
+    Crash,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let stream = || 1..5_u64;
+    let step = prop_oneof![
+        12 => (stream(), 1..4_u64, 0..6000_usize, any::<bool>(), prop_oneof![4 => Just(0_u64), 1 => 1..4_u64])
+            .prop_map(|(stream, count, len, new_term, back)| Step::Append { stream, count, len, new_term, back }),
+        1 => (stream(), 0..5_u64).prop_map(|(stream, back)| Step::Truncate { stream, back }),
+        3 => (stream(), 1..4_u64).prop_map(|(stream, vote)| Step::State { stream, vote }),
+        6 => (stream(), 0..4_u64).prop_map(|(stream, keep)| Step::Compact { stream, keep }),
+        1 => (stream(), 1..9_u64).prop_map(|(stream, ahead)| Step::Snapshot { stream, ahead }),
+        1 => stream().prop_map(|stream| Step::Remove { stream }),
+        1 => Just(Step::Seal),
+        8 => Just(Step::Start),
+        8 => (1..6_usize).prop_map(|count| Step::Complete { count }),
+        1 => Just(Step::Crash),
+    ];
+    prop::collection::vec(step, 1..160)
+}
+
+fn run(node: &mut Node, step: &Step) {
+    let empty = model::ModelStream::default();
+    let of = |node: &Node, stream: u64| node.model.now.get(&StreamId(stream)).unwrap_or(&empty).clone();
+    match *step {
+        Step::Append { stream, count, len, new_term, back } => {
+            let log = of(node, stream);
+            let first = (log.last_index() + 1).saturating_sub(back).max(log.base.0 + 1);
+            let term = log.last_term().max(1) + u64::from(new_term || back > 0);
+            for index in first..first + count {
+                let payload = payload(StreamId(stream), index, term, len);
+                node.give(stream, Command::Append(Entry { index, term, kind: 1, payload }));
+            }
+        }
+        Step::Truncate { stream, back } => {
+            let from = (of(node, stream).last_index() + 1).saturating_sub(back);
+            node.give(stream, Command::Truncate(from));
+        }
+        Step::State { stream, vote } => {
+            let log = of(node, stream);
+            let state = StreamState { term: log.last_term() + 1, vote, commit: log.base.0 };
+            node.give(stream, Command::State(state));
+        }
+        Step::Compact { stream, keep } => {
+            let log = of(node, stream);
+            let index = log.last_index().saturating_sub(keep);
+            if index > log.base.0 {
+                let term = log.entries[usize::try_from(index - log.base.0 - 1).unwrap()].term;
+                node.give(stream, Command::Compact { index, term });
+            }
+        }
+        Step::Snapshot { stream, ahead } => {
+            let log = of(node, stream);
+            node.give(stream, Command::Compact { index: log.last_index() + ahead, term: log.last_term() + 1 });
+        }
+        Step::Remove { stream } => {
+            node.give(stream, Command::Remove);
+        }
+        Step::Seal => node.wal.seal(),
+        Step::Start => node.start(),
+        Step::Complete { count } => {
+            for _ in 0..count {
+                node.complete_one();
+            }
+        }
+        Step::Crash => {
+            node.disk.crash();
+            node.restart();
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, max_shrink_iters: 20_000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_log_equals_its_model_through_commands_and_crashes(
+        steps in steps(),
+        seed in any::<u64>(),
+        segment_blocks in 5..12_u64,
+    ) {
+        let mut node = Node::new(tiny(segment_blocks * wal::BLOCK), seed);
+        for step in &steps {
+            run(&mut node, step);
+            node.assert_holds_model();
+        }
+        node.settle();
+        node.assert_holds_model();
+        node.restart();
+    }
+}
