@@ -62,15 +62,22 @@ fn mutation() -> impl Strategy<Value = OwnedMutation> {
 }
 
 fn session() -> impl Strategy<Value = Option<Session>> {
-    proptest::option::of((any::<u64>(), any::<u64>(), any::<u64>()).prop_map(
-        |(client, sequence, acked_below)| Session { client, sequence, acked_below },
-    ))
+    proptest::option::of(
+        (any::<u64>(), any::<u64>(), any::<u64>()).prop_map(|(client, sequence, acked_below)| Session {
+            client,
+            sequence,
+            acked_below,
+        }),
+    )
 }
 
 /// Whether an operation says what the mutation it came from says.
 fn assert_same(op: Op<'_>, mutation: &Mutation<'_>, command_version: u64) {
     let check_key = |stored: StoredKey<'_>, place: KeyPlace, key: &[u8]| {
-        assert_eq!((stored.namespace(), stored.slot(), stored.user_key()), (place.namespace, place.slot, key));
+        assert_eq!(
+            (stored.namespace(), stored.slot(), stored.user_key()),
+            (place.namespace, place.slot, key)
+        );
         let built = StoredKeyBuf::new(place.namespace, place.slot, key);
         assert_eq!(built.as_bytes(), stored.as_bytes());
     };
@@ -187,21 +194,21 @@ fn each_kind_of_damage_has_its_error() {
     assert_eq!(damaged(key_at, 0), DecodeError::Key { op: 0, source: KeyError::Tag { found: 0 } });
     let slot = KeyError::Slot { found: 0xffff };
     assert_eq!(damaged(key_at + 2, 0xff), DecodeError::Key { op: 0, source: slot });
-    assert_eq!(
-        damaged(record_at, 9),
-        DecodeError::Record { op: 0, source: RecordError::Kind { found: 9 } }
-    );
-    assert_eq!(
-        damaged(record_at + 12, 21),
-        DecodeError::Version { op: 0, found: 21, expected: 20 }
-    );
+    assert_eq!(damaged(record_at, 9), DecodeError::Record { op: 0, source: RecordError::Kind { found: 9 } });
+    assert_eq!(damaged(record_at + 12, 21), DecodeError::Version { op: 0, found: 21, expected: 20 });
 }
 
 #[test]
 fn stored_keys_sort_by_namespace_slot_and_key() {
     let key = |namespace, slot, key: &[u8]| StoredKeyBuf::new(namespace, slot, key).as_bytes().to_vec();
-    let ordered =
-        [key(0, 0, b""), key(0, 0, b"a"), key(0, 255, b"a"), key(0, 256, b""), key(0, 16383, b"z"), key(1, 0, b"")];
+    let ordered = [
+        key(0, 0, b""),
+        key(0, 0, b"a"),
+        key(0, 255, b"a"),
+        key(0, 256, b""),
+        key(0, 16383, b"z"),
+        key(1, 0, b""),
+    ];
     assert!(ordered.is_sorted_by(|a, b| a < b));
     assert!(ordered[4].as_slice() < &slot_range_end(0, 16383)[..]);
     assert!(slot_range_end(0, 16383)[..] < ordered[5][..]);

@@ -52,12 +52,15 @@ struct State {
 }
 
 impl RocksEngine {
-    /// Opens the engine in folder `root`, creating both where need be.
+    /// Opens the engine in folder `root`, creating both where need be. While values read from an engine that
+    /// was dropped (not destroyed) are still held, its folder answers [`OpenError::Locked`].
     pub fn open(root: &Path, shared: &RocksShared) -> Result<Self, OpenError> {
         let folder = Folder::lock(root)?;
+        // Counted before the dead are removed: a value still held may keep one open under its old path.
+        let next = folder.next_generation()?;
         let generation = match folder.clean()? {
             Some(generation) => generation,
-            None => create(&folder, shared)?,
+            None => create(&folder, next, shared)?,
         };
         let live = Live::open(&folder.database(generation), generation, shared)?;
         let state = State { live: Arc::new(live), folder };
@@ -75,8 +78,7 @@ impl RocksEngine {
 }
 
 /// Creates the first database of a folder under a provisional name.
-fn create(folder: &Folder, shared: &RocksShared) -> Result<u64, OpenError> {
-    let generation = folder.next_generation()?;
+fn create(folder: &Folder, generation: u64, shared: &RocksShared) -> Result<u64, OpenError> {
     let provisional = folder.provisional(generation);
     Live::create(&provisional, shared)?;
     folder.promote(&provisional, generation)?;

@@ -152,6 +152,9 @@ impl Reader<'_> {
         for _ in 0..mutations {
             outcomes.push(self.mutation(version)?);
         }
+        if written_version(&outcomes) != version {
+            return Err(self.corrupt("a version without a write"));
+        }
         Ok(Outcome::from(outcomes))
     }
 
@@ -166,5 +169,69 @@ impl Reader<'_> {
             KIND_NOT_APPLIED => MutationOutcome::NotApplied,
             _ => return Err(self.corrupt("unknown kind of outcome")),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> ClientSession {
+        let outcomes = [
+            (5, Outcome::One(MutationOutcome::Put { version: 300 })),
+            (6, Outcome::One(MutationOutcome::NotSwapped { current: Some(u64::MAX) })),
+            (
+                u64::MAX,
+                Outcome::from(vec![
+                    MutationOutcome::NotApplied,
+                    MutationOutcome::NotSwapped { current: None },
+                ]),
+            ),
+        ];
+        let more = [
+            MutationOutcome::Swapped { version: 9 },
+            MutationOutcome::Deleted { existed: true },
+            MutationOutcome::Deleted { existed: false },
+        ];
+        let mut outcomes = VecDeque::from(outcomes);
+        outcomes.insert(2, (7, Outcome::from(more.to_vec())));
+        outcomes.insert(3, (8, Outcome::from(Vec::new())));
+        let weight = outcomes.iter().map(|(_, outcome)| weight(outcome)).sum();
+        ClientSession { last_used: u64::MAX, floor: 3, outcomes, weight }
+    }
+
+    #[test]
+    fn a_session_is_read_as_it_was_written_and_a_put_is_small() {
+        let mut record = Vec::new();
+        encode(&sample(), &mut record);
+        assert_eq!(decode(1, &record), Ok(sample()));
+        let outcomes = VecDeque::from([(1_000_000, Outcome::One(MutationOutcome::Put { version: 1 << 40 }))]);
+        let session = ClientSession { last_used: 1, floor: 999_990, outcomes, weight: 1 };
+        record.clear();
+        encode(&session, &mut record);
+        assert!(record.len() <= 16, "{} bytes", record.len());
+        assert_eq!(decode(1, &record), Ok(session));
+    }
+
+    #[test]
+    fn damage_is_named_and_never_panics() {
+        let mut record = Vec::new();
+        encode(&sample(), &mut record);
+        for cut in 0..record.len() {
+            assert!(decode(1, &record[..cut]).is_err(), "cut at {cut}");
+        }
+        for at in 0..record.len() {
+            for flip in [1, 0x80, 0xff] {
+                let mut damaged = record.clone();
+                damaged[at] ^= flip;
+                assert_ne!(decode(1, &damaged), Ok(sample()), "{flip:#x} at {at}");
+            }
+        }
+        let trailing = [&record[..], &[0]].concat();
+        assert_eq!(decode(1, &trailing).map_err(|error| error.what), Err("bytes trail its last outcome"));
+        let descending = [FORMAT, 1, 0, 2, 5, 1, 0, KIND_NOT_APPLIED, 5, 1, 0, KIND_NOT_APPLIED];
+        assert_eq!(decode(1, &descending).map_err(|error| error.what), Err("its sequences do not ascend"));
+        let long = [FORMAT, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f];
+        assert_eq!(decode(1, &long).map_err(|error| error.what), Err("a number exceeds 64 bits"));
     }
 }

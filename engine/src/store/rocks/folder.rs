@@ -99,6 +99,16 @@ impl Folder {
     }
 }
 
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // Closing would do, were it not for a process being started at this moment, which holds a copy of
+        // the handle until it executes its program.
+        if let Err(error) = self.handle.unlock() {
+            tracing::warn!(%error, "could not unlock a store's folder");
+        }
+    }
+}
+
 fn parse_name(name: &str) -> Option<(&'static str, u64)> {
     [DATABASE, PROVISIONAL, DEAD].into_iter().find_map(|prefix| {
         let generation = name.strip_prefix(prefix)?.parse().ok()?;

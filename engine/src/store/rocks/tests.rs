@@ -246,7 +246,8 @@ fn kill_after(folder: &Path, lines: usize) -> u64 {
         .spawn()
         .expect("a child");
     let output = BufReader::new(child.stdout.take().expect("its output"));
-    let reports = output.lines().filter_map(|line| line.expect("a line").strip_prefix("durable ")?.parse().ok());
+    let reports =
+        output.lines().filter_map(|line| line.expect("a line").strip_prefix("durable ")?.parse().ok());
     let last = reports.take(lines).last().expect("the child reports");
     child.kill().expect("kill -9");
     child.wait().expect("its end");

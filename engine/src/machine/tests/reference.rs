@@ -1,0 +1,301 @@
+//! Random logs through the machine and through a naive one that knows no batches, overlays or records;
+//! and the same log cut differently, which must leave byte-identical engines.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::store::conformance::contents;
+
+/// Small, so that random logs reach them.
+const LIMITS: SessionLimits =
+    SessionLimits { sessions_max: 3, session_outcomes_max: 4, shard_outcomes_max: 9 };
+
+#[derive(Clone, Debug)]
+enum Want {
+    Absent,
+    /// The version a write of this many entries ago would have.
+    VersionAgo(u64),
+    Value(u8),
+}
+
+#[derive(Clone, Debug)]
+enum Change {
+    Put { key: u8, value: u8, expiry_ms: u64 },
+    Delete { key: u8 },
+    Swap { key: u8, want: Want, new: Option<u8> },
+}
+
+#[derive(Clone, Debug)]
+struct LoggedCommand {
+    time_ms: u64,
+    session: Option<Session>,
+    changes: Vec<Change>,
+    want_outcome: bool,
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    let key = 0..4_u8;
+    let want = prop_oneof![
+        Just(Want::Absent),
+        (1..6_u64).prop_map(Want::VersionAgo),
+        (0..3_u8).prop_map(Want::Value)
+    ];
+    prop_oneof![
+        (key.clone(), 0..3_u8, prop_oneof![2 => Just(0), 1 => 1..60_u64])
+            .prop_map(|(key, value, expiry_ms)| Change::Put { key, value, expiry_ms }),
+        key.clone().prop_map(|key| Change::Delete { key }),
+        (key, want, proptest::option::of(0..3_u8)).prop_map(|(key, want, new)| Change::Swap {
+            key,
+            want,
+            new
+        }),
+    ]
+}
+
+fn command() -> impl Strategy<Value = LoggedCommand> {
+    let session = (0..5_u64, 1..12_u64, 0..8_u64).prop_map(|(client, sequence, acked_below)| Session {
+        client,
+        sequence,
+        acked_below,
+    });
+    (
+        0..60_u64,
+        proptest::option::weighted(0.7, session),
+        proptest::collection::vec(change(), 0..5),
+        any::<bool>(),
+    )
+        .prop_map(|(time_ms, session, changes, want_outcome)| LoggedCommand {
+            time_ms,
+            session,
+            changes,
+            want_outcome,
+        })
+}
+
+fn entry_of(index: u64, command: &LoggedCommand, want_outcome: bool) -> MachineEntry {
+    let mutations: Vec<_> = command
+        .changes
+        .iter()
+        .map(|change| match change {
+            Change::Put { key, value, expiry_ms } => Mutation::Put {
+                place: PLACE,
+                key: std::slice::from_ref(key),
+                value: NewValue { data: std::slice::from_ref(value), flags: 0, expiry_ms: *expiry_ms },
+            },
+            Change::Delete { key } => Mutation::Delete { place: PLACE, key: std::slice::from_ref(key) },
+            Change::Swap { key, want, new } => Mutation::CompareAndSwap {
+                place: PLACE,
+                key: std::slice::from_ref(key),
+                expected: match want {
+                    Want::Absent => Expected::Absent,
+                    Want::VersionAgo(ago) => Expected::Version(index.saturating_sub(*ago)),
+                    Want::Value(value) => Expected::Value(std::slice::from_ref(value)),
+                },
+                new: new.as_ref().map(|value| NewValue::plain(std::slice::from_ref(value))),
+            },
+        })
+        .collect();
+    let payload = encode(command.time_ms, index, command.session, &mutations);
+    MachineEntry { index, term: 1, payload, want_outcome }
+}
+
+#[derive(Clone, Debug)]
+struct Held {
+    value: u8,
+    version: u64,
+    expiry_ms: u64,
+}
+
+type Data = BTreeMap<u8, Held>;
+
+#[derive(Debug)]
+struct NaiveSession {
+    client: u64,
+    floor: u64,
+    outcomes: BTreeMap<u64, Outcome>,
+}
+
+/// The specification, spelled out.
+#[derive(Default)]
+struct Naive {
+    data: Data,
+    clock_ms: u64,
+    /// Used longest ago first.
+    sessions: Vec<NaiveSession>,
+}
+
+impl Naive {
+    fn apply(&mut self, index: u64, command: &LoggedCommand) -> Outcome {
+        self.clock_ms = self.clock_ms.max(command.time_ms);
+        let Some(stamp) = command.session else { return self.execute(index, &command.changes) };
+        let place = self.sessions.iter().position(|session| session.client == stamp.client);
+        let mut session = match place {
+            Some(place) => self.sessions.remove(place),
+            None => NaiveSession { client: stamp.client, floor: 0, outcomes: BTreeMap::new() },
+        };
+        session.floor = session.floor.max(stamp.acked_below);
+        // Eviction for a new session comes before its first write, for its weight after it.
+        while self.sessions.len() >= LIMITS.sessions_max {
+            self.sessions.remove(0);
+        }
+        session.outcomes = session.outcomes.split_off(&session.floor);
+        let outcome = if stamp.sequence < session.floor {
+            Outcome::SessionExpired
+        } else if let Some(remembered) = session.outcomes.get(&stamp.sequence) {
+            remembered.clone()
+        } else {
+            let outcome = self.execute(index, &command.changes);
+            session.outcomes.insert(stamp.sequence, outcome.clone());
+            while weight(&session) > LIMITS.session_outcomes_max && session.outcomes.len() > 1 {
+                let (sequence, _) = session.outcomes.pop_first().expect("more than one");
+                session.floor = sequence + 1;
+            }
+            outcome
+        };
+        self.sessions.push(session);
+        while self.sessions.iter().map(weight).sum::<usize>() > LIMITS.shard_outcomes_max
+            && self.sessions.len() > 1
+        {
+            self.sessions.remove(0);
+        }
+        outcome
+    }
+
+    fn execute(&mut self, index: u64, changes: &[Change]) -> Outcome {
+        let mut data = self.data.clone();
+        let mut outcomes = Vec::new();
+        for (at, change) in changes.iter().enumerate() {
+            let outcome = change_one(&mut data, self.clock_ms, index, change);
+            outcomes.push(outcome);
+            if matches!(outcome, MutationOutcome::NotSwapped { .. }) {
+                let mut refused = vec![MutationOutcome::NotApplied; changes.len()];
+                refused[at] = outcome;
+                return Outcome::from(refused);
+            }
+        }
+        self.data = data;
+        Outcome::from(outcomes)
+    }
+}
+
+fn weight(session: &NaiveSession) -> usize {
+    session.outcomes.values().map(|outcome| outcome.mutations().len().max(1)).sum()
+}
+
+fn change_one(data: &mut Data, clock_ms: u64, index: u64, change: &Change) -> MutationOutcome {
+    let visible = |data: &Data, key: &u8| {
+        data.get(key).filter(|held| held.expiry_ms == 0 || clock_ms < held.expiry_ms).cloned()
+    };
+    match change {
+        Change::Put { key, value, expiry_ms } => {
+            data.insert(*key, Held { value: *value, version: index, expiry_ms: *expiry_ms });
+            MutationOutcome::Put { version: index }
+        }
+        Change::Delete { key } => {
+            let existed = visible(data, key).is_some();
+            data.remove(key);
+            MutationOutcome::Deleted { existed }
+        }
+        Change::Swap { key, want, new } => {
+            let current = visible(data, key);
+            let holds = match (want, &current) {
+                (Want::Absent, None) => true,
+                (Want::VersionAgo(ago), Some(held)) => held.version == index.saturating_sub(*ago),
+                (Want::Value(value), Some(held)) => held.value == *value,
+                _ => false,
+            };
+            if !holds {
+                return MutationOutcome::NotSwapped { current: current.map(|held| held.version) };
+            }
+            match new {
+                Some(value) => data.insert(*key, Held { value: *value, version: index, expiry_ms: 0 }),
+                None => data.remove(key),
+            };
+            MutationOutcome::Swapped { version: index }
+        }
+    }
+}
+
+/// Everything in the engine, the machine's own records included.
+fn everything(engine: &dyn StorageEngine) -> Vec<(Bytes, Bytes)> {
+    engine.scan(&[], &[0xff], usize::MAX, usize::MAX).expect("scan").items
+}
+
+/// Applies the log in batches of the given sizes, with a restart after each batch marked so.
+fn replay(log: &[MachineEntry], cuts: &[(usize, bool)]) -> (Machine, Vec<(u64, Outcome)>) {
+    let engine: Arc<dyn StorageEngine> = Arc::new(MemEngine::new());
+    let mut machine = Machine::open_with_limits(Arc::clone(&engine), LIMITS).expect("a machine");
+    let mut outcomes = Vec::new();
+    let mut rest = log;
+    let mut cuts = cuts.iter().cycle();
+    while !rest.is_empty() {
+        let (size, restart) = cuts.next().expect("cuts repeat");
+        let (batch, later) = rest.split_at((*size).min(rest.len()));
+        outcomes.extend(machine.apply(batch).expect("apply").outcomes);
+        machine.sessions.check_invariants();
+        if *restart {
+            machine = Machine::open_with_limits(Arc::clone(&engine), LIMITS).expect("a restart");
+            machine.sessions.check_invariants();
+        }
+        rest = later;
+    }
+    (machine, outcomes)
+}
+
+fn assert_data(machine: &Machine, naive: &Naive) {
+    let stored = contents(machine.engine().as_ref());
+    let expected: BTreeMap<_, _> = naive
+        .data
+        .iter()
+        .map(|(key, held)| {
+            let key = crate::command::StoredKeyBuf::new(0, 42, &[*key]).as_bytes().to_vec();
+            (key, (held.value, held.version, held.expiry_ms))
+        })
+        .collect();
+    let read = |record: &Vec<u8>| {
+        let record = Record::parse(record).expect("a record");
+        (record.value()[0], record.version(), record.expiry_ms())
+    };
+    let found: BTreeMap<_, _> = stored.iter().map(|(key, record)| (key.clone(), read(record))).collect();
+    assert_eq!(found, expected);
+}
+
+fn cuts() -> impl Strategy<Value = Vec<(usize, bool)>> {
+    proptest::collection::vec((1..9_usize, proptest::bool::weighted(0.3)), 1..6)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_log_gives_what_the_naive_machine_gives_however_it_is_cut(
+        commands in proptest::collection::vec(command(), 1..60),
+        first in cuts(),
+        second in cuts(),
+    ) {
+        let mut naive = Naive::default();
+        let mut expected = Vec::new();
+        let mut leader = Vec::new();
+        let mut follower = Vec::new();
+        for (index, command) in (1..).zip(&commands) {
+            expected.push((index, naive.apply(index, command)));
+            leader.push(entry_of(index, command, true));
+            follower.push(entry_of(index, command, command.want_outcome));
+        }
+        let (leader, outcomes) = replay(&leader, &first);
+        prop_assert_eq!(&outcomes, &expected);
+        assert_data(&leader, &naive);
+        prop_assert_eq!(leader.clock_ms(), naive.clock_ms);
+        prop_assert_eq!(leader.session_count(), naive.sessions.len());
+
+        let (follower, outcomes) = replay(&follower, &second);
+        expected.retain(|(index, _)| {
+            let at = usize::try_from(index - 1).expect("a short log");
+            commands[at].want_outcome
+        });
+        prop_assert_eq!(outcomes, expected);
+        prop_assert_eq!(everything(follower.engine().as_ref()), everything(leader.engine().as_ref()));
+    }
+}
