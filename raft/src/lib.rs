@@ -19,6 +19,17 @@ mod status;
 
 mod raw_node;
 
+mod raft;
+
+mod log;
+mod tracker;
+
+mod lease;
+mod read_index;
+
+mod rng;
+
+pub mod quorum;
 pub mod storage;
 
 pub use config::Config;

@@ -6,6 +6,7 @@ use crate::config::Config;
 use crate::entry::{ConfState, Entry, InitialState};
 use crate::error::{ConfigError, LogReadError, ProposeError, ReadError, StepError, TransferError};
 use crate::message::Message;
+use crate::raft::Raft;
 use crate::ready::{ReadStart, Ready};
 use crate::status::{PeerStatus, Role, Status};
 use crate::storage::LogStorage;
@@ -21,10 +22,11 @@ use crate::types::{FetchId, Index, Nanos, NodeId, ReadyId, Term};
 /// one [`Ready`] and do what its documentation asks. The more inputs between two Readys, the larger the batches.
 ///
 /// `now` is a reading of the local monotonic clock and must not fall from call to call. Ticks drive the timers;
-/// `now` bounds what depends on true time: leases, and votes that could break one.
+/// `now` bounds what depends on true time: leases, and votes that could break one. So it must be read after the message,
+/// the read or the tick it comes with arrived; one reading may serve a whole batch that was at hand when it was taken.
 #[derive(Debug)]
 pub struct RawNode<S> {
-    storage: S,
+    raft: Raft<S>,
 }
 
 impl<S: LogStorage> RawNode<S> {
@@ -34,17 +36,14 @@ impl<S: LogStorage> RawNode<S> {
     /// # Errors
     /// If the configuration breaks a bound, or the recovered state does not hang together.
     pub fn new(config: Config, initial: InitialState, storage: S, seed: u64) -> Result<Self, ConfigError> {
-        config.validate()?;
-        let _ = (initial, seed);
-        Ok(RawNode { storage })
+        Ok(RawNode { raft: Raft::new(config, initial, storage, seed)? })
     }
 
     // Inputs
 
     /// One more tick of [`Config::tick`] has passed.
     pub fn tick(&mut self, now: Nanos) {
-        let _ = now;
-        todo!()
+        self.raft.tick(now);
     }
 
     /// A message has arrived. Messages of former terms and from strangers are harmless and not an error.
@@ -52,32 +51,27 @@ impl<S: LogStorage> RawNode<S> {
     /// # Errors
     /// If the message is not for this node, breaks the protocol, or shows that this node has lost data.
     pub fn step(&mut self, message: Message, now: Nanos) -> Result<(), StepError> {
-        let _ = (message, now);
-        todo!()
+        self.raft.step(message, now)
     }
 
     /// Everything of Ready `id`, and of all before it, is durable. Cumulative; repeating it does nothing.
     pub fn on_persisted(&mut self, id: ReadyId) {
-        let _ = id;
-        todo!()
+        self.raft.on_persisted(id);
     }
 
     /// The state machine has applied everything up to `index`.
     pub fn on_applied(&mut self, index: Index) {
-        let _ = index;
-        todo!()
+        self.raft.log.on_applied(index);
     }
 
     /// The answer to a [`Fetch`](crate::Fetch). A late one is ignored.
     pub fn on_entries_fetched(&mut self, fetch: FetchId, result: Result<Vec<Entry>, LogReadError>) {
-        let _ = (fetch, result);
-        todo!()
+        self.raft.on_entries_fetched(fetch, result);
     }
 
     /// Messages to `node` were probably lost, e.g. its connection broke.
     pub fn report_unreachable(&mut self, node: NodeId) {
-        let _ = node;
-        todo!()
+        self.raft.report_unreachable(node);
     }
 
     // Commands
@@ -87,8 +81,8 @@ impl<S: LogStorage> RawNode<S> {
     /// # Errors
     /// If nothing was appended, and what to do then.
     pub fn propose(&mut self, data: Bytes) -> Result<(Term, Index), ProposeError> {
-        let _ = data;
-        todo!()
+        let index = self.raft.propose(data)?;
+        Ok((self.raft.term, index))
     }
 
     /// Starts a linearizable read, identified by `context`. A leader with a valid lease answers at once.
@@ -96,8 +90,7 @@ impl<S: LogStorage> RawNode<S> {
     /// # Errors
     /// If there is no leader to ask, or too many reads wait.
     pub fn read_index(&mut self, context: u64, now: Nanos) -> Result<ReadStart, ReadError> {
-        let _ = (context, now);
-        todo!()
+        self.raft.read_index(context, now)
     }
 
     /// Hands the leadership to `to`, once it has the whole log. Abandoned after an election timeout.
@@ -105,38 +98,37 @@ impl<S: LogStorage> RawNode<S> {
     /// # Errors
     /// If this node cannot, or need not.
     pub fn transfer_leader(&mut self, to: NodeId) -> Result<(), TransferError> {
-        let _ = to;
-        todo!()
+        self.raft.transfer_leader(to)
     }
 
     /// Calls an election now. Does nothing on a leader, on a node without a vote, and where leases are in use and
     /// another node may still hold one.
     pub fn campaign(&mut self) {
-        todo!()
+        self.raft.campaign();
     }
 
     // Outputs
 
     /// Whether [`ready`](RawNode::ready) has anything to say. Cheap.
     pub fn has_ready(&self) -> bool {
-        todo!()
+        self.raft.has_ready()
     }
 
     /// Takes everything the node wants done.
     pub fn ready(&mut self) -> Ready {
-        todo!()
+        self.raft.ready()
     }
 
     // Getters
 
     /// The node at this moment. Allocates; the getters below do not.
     pub fn status(&self) -> Status {
-        todo!()
+        self.raft.status()
     }
 
     /// Its role.
     pub fn role(&self) -> Role {
-        todo!()
+        self.raft.role()
     }
 
     /// Whether it leads.
@@ -146,37 +138,37 @@ impl<S: LogStorage> RawNode<S> {
 
     /// Whom it takes for the leader.
     pub fn leader(&self) -> Option<NodeId> {
-        todo!()
+        self.raft.leader
     }
 
     /// Its identity.
     pub fn id(&self) -> NodeId {
-        todo!()
+        self.raft.config.id
     }
 
     /// Its term.
     pub fn term(&self) -> Term {
-        todo!()
+        self.raft.term
     }
 
     /// The newest entry it knows committed.
     pub fn committed(&self) -> Index {
-        todo!()
+        self.raft.log.committed()
     }
 
     /// The newest entry its state machine has applied.
     pub fn applied(&self) -> Index {
-        todo!()
+        self.raft.log.applied()
     }
 
     /// The end of the log on its own disk.
     pub fn flushed(&self) -> Index {
-        todo!()
+        self.raft.log.flushed()
     }
 
     /// The end of its log.
     pub fn last_index(&self) -> Index {
-        todo!()
+        self.raft.log.last_index()
     }
 
     /// The index that the next accepted [`propose`](RawNode::propose) gets.
@@ -186,12 +178,12 @@ impl<S: LogStorage> RawNode<S> {
 
     /// Who belongs to the group.
     pub fn conf_state(&self) -> ConfState {
-        todo!()
+        self.raft.conf_state()
     }
 
     /// The others as a leader sees them; nothing unless leader.
     pub fn peers(&self) -> impl Iterator<Item = PeerStatus> {
-        std::iter::empty()
+        self.raft.peers()
     }
 
     /// The lowest match index over all peers, learners too: what lies at or before it is needed by none. `None` unless
@@ -202,16 +194,16 @@ impl<S: LogStorage> RawNode<S> {
 
     /// The log given to [`new`](RawNode::new).
     pub fn storage(&self) -> &S {
-        &self.storage
+        &self.raft.log.storage
     }
 
     /// The log given to [`new`](RawNode::new), to be written as a [`Ready`] asks, or compacted up to the applied index.
     pub fn storage_mut(&mut self) -> &mut S {
-        &mut self.storage
+        &mut self.raft.log.storage
     }
 
     /// Panics unless every invariant holds. Tests and simulations call it after every step.
     pub fn check_invariants(&self) {
-        todo!()
+        self.raft.check_invariants();
     }
 }

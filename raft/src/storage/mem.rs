@@ -64,7 +64,12 @@ impl MemStorage {
     ///
     /// # Errors
     /// As [`LogStorage::entries`], without `Pending`.
-    pub fn read(&self, low: Index, high_exclusive: Index, bytes_max: u64) -> Result<Vec<Entry>, LogReadError> {
+    pub fn read(
+        &self,
+        low: Index,
+        high_exclusive: Index,
+        bytes_max: u64,
+    ) -> Result<Vec<Entry>, LogReadError> {
         if low <= self.compacted {
             return Err(LogReadError::Compacted);
         }
