@@ -5,7 +5,7 @@
 
 pub mod core;
 
-use crate::protocol::{ErrorReport, Oversize, Refusal};
+use crate::protocol::{Oversize, Refusal};
 use std::time::Duration;
 
 /// How a client behaves.
@@ -119,9 +119,6 @@ pub enum ClientError {
     /// that state is [`ClientError::Indeterminate`].
     #[error("the answer does not fit the request")]
     UnexpectedAnswer,
-    /// The server closed the connection with a reason. Not executed.
-    #[error("connection refused: {0}")]
-    Rejected(ErrorReport),
     /// The client has been shut down.
     #[error("the client is closed")]
     Closed,

@@ -19,7 +19,14 @@ impl Listener {
     /// # Errors
     /// Those of bind(2); a port in use is [`io::ErrorKind::AddrInUse`].
     pub fn bind(address: SocketAddr) -> io::Result<Listener> {
-        let listener = std::net::TcpListener::bind(address)?;
+        Listener::from_std(std::net::TcpListener::bind(address)?)
+    }
+
+    /// Takes over a socket that was bound earlier. Call on the executor that will accept.
+    ///
+    /// # Errors
+    /// Those of getsockname(2): it is no bound socket.
+    pub fn from_std(listener: std::net::TcpListener) -> io::Result<Listener> {
         let address = listener.local_addr()?;
         // SAFETY: the descriptor comes straight out of a listening socket that gives up its ownership.
         let listener = unsafe { TcpListener::from_raw_fd(listener.into_raw_fd()) };

@@ -1,0 +1,209 @@
+//! From a route to a connection: leaders, replicas, and what to do when neither is known.
+
+use super::connections::Phase;
+use super::operations::{OpId, Operation, Route, State};
+use super::{ClientCore, ConnectionId, Effect};
+use crate::map::{ClusterMap, ReplicaInfo, ShardInfo};
+use crate::protocol::{HelloReply, Op, PROTOCOL_VERSION};
+use crate::types::Nanos;
+use crate::{ClientError, client::core::Health};
+use std::rc::Rc;
+
+/// Where an operation can go now.
+enum Way {
+    /// Over this connection.
+    Over(ConnectionId),
+    /// To this replica, not connected yet.
+    ToReplica(ReplicaInfo, Rc<str>),
+    /// To this address, not connected yet.
+    ToAddress(Rc<str>),
+    /// Nowhere before that time.
+    Later(Nanos),
+    /// Nowhere: no shard owns the slot.
+    Nowhere,
+}
+
+impl ClientCore {
+    /// Routes an operation by what is known now and sends, queues or parks it.
+    pub(super) fn dispatch(&mut self, op: OpId, now: Nanos) {
+        let random = self.random.next();
+        let Some(operation) = self.operations.get_mut(op) else { return };
+        let route = operation.route.clone();
+        let way = match &route {
+            Route::Endpoint(address) => self.way_to_address(address, now),
+            Route::AnyNode => self.way_to_any_node(random, now),
+            Route::Slot(_) | Route::Shard(_) => self.way_to_shard(op, random, now),
+        };
+        match way {
+            Way::Over(connection) => self.enqueue(op, connection, now),
+            Way::ToReplica(replica, address) => {
+                let connection = self.open(address, Some(replica), now);
+                self.enqueue(op, connection, now);
+            }
+            Way::ToAddress(address) => {
+                let connection = self.open(address, None, now);
+                self.enqueue(op, connection, now);
+            }
+            Way::Later(at) => self.park(op, at),
+            Way::Nowhere => self.fail(op, ClientError::NoSuchShard),
+        }
+    }
+
+    /// Leaves an operation alone until `at`.
+    pub(super) fn park(&mut self, op: OpId, at: Nanos) {
+        if let Some(operation) = self.operations.get_mut(op) {
+            operation.state = State::Parked(at);
+            operation.redirects = 0;
+            self.parked.insert((at, op));
+        }
+    }
+
+    /// Asks some node for a newer map, unless that is under way.
+    pub(super) fn fetch_map(&mut self, now: Nanos) {
+        if self.map_fetch.is_some_and(|op| self.operations.contains(op)) {
+            return;
+        }
+        let op = self.operations.insert(Operation::new(Route::AnyNode, 0, Op::ClusterMap));
+        self.map_fetch = Some(op);
+        self.deadlines.push_back((now.after(self.config.request_timeout), op));
+        self.dispatch(op, now);
+    }
+
+    pub(super) fn on_connected(&mut self, id: ConnectionId, hello: HelloReply, now: Nanos) {
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        let stranger = connection.node.is_some_and(|node| node != hello.node);
+        if hello.version != PROTOCOL_VERSION || stranger {
+            let why = if stranger { "another node answers there" } else { "another protocol version" };
+            self.effects.push_back(Effect::Close { connection: id });
+            self.on_closed(id, why, now);
+            return;
+        }
+        connection.phase = Phase::Ready;
+        let address = Rc::clone(&connection.address);
+        self.health.succeeded(&address);
+        self.connections.identify(id, hello.node, hello.core);
+        self.lengths_max = Some((hello.key_bytes_max, hello.value_bytes_max));
+        self.install_map(hello.map, now);
+        self.pump(id, now);
+    }
+
+    /// Takes a map that came from a node, if it is sound and not older than ours.
+    pub(super) fn install_map(&mut self, map: ClusterMap, now: Nanos) {
+        let known = self.table.as_ref().map(|table| table.epoch());
+        if known.is_some_and(|known| map.epoch < known) {
+            return;
+        }
+        if known == Some(map.epoch) {
+            if let Some(table) = &mut self.table {
+                for shard in map.shards.iter().filter(|shard| shard.leader.is_some()) {
+                    table.set_leader(shard.id, shard.leader);
+                }
+            }
+            return;
+        }
+        let Ok(table) = map.into_routing() else { return };
+        let (endpoints, nodes) = (&self.endpoints, &table.map().nodes);
+        self.health.retain(|address| {
+            endpoints.iter().any(|it| &**it == address) || nodes.iter().any(|it| it.binary_addr == address)
+        });
+        let gone = |node: Option<u64>| node.is_some_and(|node| table.map().node(node).is_none());
+        let removed: Vec<_> =
+            self.connections.iter().filter(|(_, it)| gone(it.node)).map(|(id, _)| id).collect();
+        self.table = Some(table);
+        if known.is_none() {
+            self.effects.push_back(Effect::Ready);
+        }
+        for id in removed {
+            self.effects.push_back(Effect::Close { connection: id });
+            self.on_closed(id, "the node left the cluster", now);
+        }
+    }
+
+    fn way_to_address(&self, address: &Rc<str>, now: Nanos) -> Way {
+        if let Some(connection) = self.connections.to_address(address) {
+            return Way::Over(connection);
+        }
+        match self.health.down_until(address, now) {
+            Some(until) => Way::Later(until),
+            None => Way::ToAddress(Rc::clone(address)),
+        }
+    }
+
+    /// A ready connection, else one on its way up, else an address of the map or the configuration.
+    fn way_to_any_node(&self, random: u64, now: Nanos) -> Way {
+        let pick = |count: usize| {
+            let count = u64::try_from(count).unwrap_or(u64::MAX).max(1);
+            usize::try_from(random % count).unwrap_or(0)
+        };
+        let ready: Vec<_> =
+            self.connections.iter().filter(|(_, it)| it.phase == Phase::Ready).map(|(id, _)| id).collect();
+        if let Some(&connection) = ready.get(pick(ready.len())) {
+            return Way::Over(connection);
+        }
+        if let Some((connection, _)) = self.connections.iter().next() {
+            return Way::Over(connection);
+        }
+        let nodes = self.table.iter().flat_map(|table| &table.map().nodes);
+        let addresses: Vec<Rc<str>> = (self.endpoints.iter().map(Rc::clone))
+            .chain(nodes.map(|node| Rc::from(node.binary_addr.as_str())))
+            .collect();
+        let start = if self.table.is_some() { pick(addresses.len()) } else { 0 };
+        let turn = addresses[start..].iter().chain(&addresses[..start]);
+        first_up(&self.health, turn, now)
+    }
+
+    fn way_to_shard(&mut self, op: OpId, random: u64, now: Nanos) -> Way {
+        let pause = self.health.backoff(1, &mut self.random);
+        let Some(operation) = self.operations.get_mut(op) else { return Way::Nowhere };
+        let Some(table) = &self.table else {
+            self.fetch_map(now);
+            return Way::Later(now.after(pause));
+        };
+        let shard = match operation.route {
+            Route::Slot(slot) => table.shard_of_slot(slot),
+            Route::Shard(id) => table.map().shard(id),
+            Route::AnyNode | Route::Endpoint(_) => None,
+        };
+        let Some(shard) = shard else { return Way::Nowhere };
+        operation.request.shard = shard.id;
+        operation.request.epoch = table.epoch();
+        let first = if operation.needs_leader() && operation.retries == 0 { 0 } else { random };
+        let leader = shard.leader.filter(|_| operation.needs_leader());
+        let mut earliest = now.after(pause);
+        for replica in candidates(shard, leader, first) {
+            if let Some(connection) = self.connections.to_core(replica) {
+                return Way::Over(connection);
+            }
+            let Some(node) = table.map().node(replica.node) else { continue };
+            match self.health.down_until(&node.binary_addr, now) {
+                None => return Way::ToReplica(replica, Rc::from(node.binary_addr.as_str())),
+                Some(until) => earliest = earliest.min(until),
+            }
+        }
+        Way::Later(earliest)
+    }
+}
+
+/// The leader, if only it will do and it is known; then all replicas, beginning anywhere.
+fn candidates(
+    shard: &ShardInfo,
+    leader: Option<u64>,
+    start: u64,
+) -> impl Iterator<Item = ReplicaInfo> + use<'_> {
+    let count = u64::try_from(shard.replicas.len()).unwrap_or(u64::MAX).max(1);
+    let start = usize::try_from(start % count).unwrap_or(0);
+    let leader = leader.and_then(|node| shard.replica_on(node));
+    let (tail, head) = shard.replicas.split_at(start);
+    leader.into_iter().chain(head.iter().chain(tail).copied())
+}
+
+fn first_up<'a>(health: &Health, addresses: impl Iterator<Item = &'a Rc<str>>, now: Nanos) -> Way {
+    let mut earliest: Option<Nanos> = None;
+    for address in addresses {
+        match health.down_until(address, now) {
+            None => return Way::ToAddress(Rc::clone(address)),
+            Some(until) => earliest = Some(earliest.map_or(until, |known| known.min(until))),
+        }
+    }
+    earliest.map_or(Way::Nowhere, Way::Later)
+}
