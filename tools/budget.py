@@ -2,8 +2,9 @@
 
 usage: budget.py DIR perf|strace OP...
 
-DIR holds, per op: OP.plain.json and the snapshots around it (CPU, switches, bytes), OP.syscalls.* and OP.events.* with
-the OP.<pass>.json of their own runs, OP.stacks with OP.samples.json. A pass that was not possible is simply absent.
+DIR holds, per op: OP.plain.json with the growth of the counters around it (CPU, switches, bytes) in OP.growth.json;
+OP.syscalls.*, OP.events.* and OP.copies.*, each with the OP.<pass>.json of its own run; OP.stacks with OP.samples.json.
+A pass that was not possible is simply absent.
 """
 
 import collections
@@ -61,16 +62,27 @@ def event_counts(text):
     return counts
 
 
+def copy_counts(text):
+    """Lines `COUNT bytes=LENGTH`; lengths in hexadecimal with 0x, or decimal."""
+    counts = collections.Counter()
+    for line in text.splitlines():
+        count, _, length = line.strip().partition(" bytes=")
+        if count.isdigit() and length:
+            counts["copies"] += int(count)
+            counts["bytes"] += int(count) * int(length, 0)
+    return counts
+
+
 def undisturbed(directory, op):
-    change = proc.delta(load(f"{directory}/{op}.before.json"), load(f"{directory}/{op}.after.json"))
-    requests = load(f"{directory}/{op}.plain.json")["qps"] * change["seconds"]
+    change = load(f"{directory}/{op}.growth.json")
+    requests = load(f"{directory}/{op}.plain.json")["requests"] or 1
     processes = {}
     for name, counters in change["processes"].items():
         ticks = counters["user_ns"] + counters["system_ns"]
         processes[name] = {
             "cpu_us": counters["cpu_ns"] / 1e3 / requests,
             "system_share": counters["system_ns"] / ticks if ticks else 0,
-            "ready_us": counters["ready_ns"] / 1e3 / requests,
+            "ready_us": counters["ready_ns"] / 1e3 / requests if "ready_ns" in counters else None,
             "switches": (counters["switches_own"] + counters["switches_forced"]) / requests,
             "disk_written_bytes": counters["disk_written_bytes"] / requests,
             "disk_read_bytes": counters["disk_read_bytes"] / requests,
@@ -101,7 +113,8 @@ def stage_times(directory, op, budget):
 def gather(directory, counter, op):
     budget = undisturbed(directory, op)
     stage_times(directory, op, budget)
-    for watch, count in (("syscalls", lambda text: syscall_counts(text, counter)), ("events", event_counts)):
+    watches = {"syscalls": lambda text: syscall_counts(text, counter), "events": event_counts, "copies": copy_counts}
+    for watch, count in watches.items():
         result = f"{directory}/{op}.{watch}.json"
         if not os.path.exists(result):
             continue
@@ -134,6 +147,8 @@ def print_budget(op, budget, counter):
     row("context switches", processes, lambda figures: figures.get("switches"), 3)
     row("wake-ups of another thread", processes, lambda figures: figures.get("events", {}).get("wake-ups"), 3)
     row("allocations", processes, lambda figures: figures.get("events", {}).get("allocations"), 2)
+    row("bytes copied, user code", processes, lambda figures: figures.get("copies", {}).get("bytes"), 0)
+    row("  in copies of 512 bytes or more", processes, lambda figures: figures.get("copies", {}).get("copies"), 2)
     row("bytes to the disk", processes, lambda figures: figures.get("disk_written_bytes"), 0)
     row("bytes from the disk", processes, lambda figures: figures.get("disk_read_bytes"), 0)
     print(f"{'bytes over loopback, all directions':34}{'':>{12 * len(processes)}}{budget['loopback_bytes']:12,.0f}")

@@ -2,10 +2,12 @@
 
 usage: proc.py snapshot FILE NAME=PID...
        proc.py delta BEFORE AFTER [REQUESTS_PER_SECOND]
+       proc.py around FILE NAME=PID... -- COMMAND...
 
 A snapshot holds, per process, CPU time, time spent waiting for a CPU, context switches, bytes from and to the disk and
 memory; and for the machine, bytes over the loopback device. `delta` prints where each process's time went: on a CPU,
-ready but waiting for one, or blocked. Units: ns, bytes, counts.
+ready but waiting for one, or blocked. `around` runs a command and writes the growth of every counter from before it
+began until after it ended, the command's own under the name `bench`. Units: ns, bytes, counts.
 """
 
 import json
@@ -97,6 +99,24 @@ def delta(before, after):
     }
 
 
+def around(processes, command):
+    """The command's own counters come from the kernel when it has ended; it does not say how long it was ready."""
+    before = snapshot(processes)
+    child = os.spawnvp(os.P_NOWAIT, command[0], command)
+    _, status, usage = os.wait4(child, 0)
+    change = delta(before, snapshot(processes))
+    change["processes"]["bench"] = {
+        "cpu_ns": int((usage.ru_utime + usage.ru_stime) * 1e9),
+        "user_ns": int(usage.ru_utime * 1e9),
+        "system_ns": int(usage.ru_stime * 1e9),
+        "switches_own": usage.ru_nvcsw,
+        "switches_forced": usage.ru_nivcsw,
+        "disk_read_bytes": usage.ru_inblock * 512,
+        "disk_written_bytes": usage.ru_oublock * 512,
+    }
+    return change, os.waitstatus_to_exitcode(status)
+
+
 def print_delta(change, requests_per_second):
     seconds = change["seconds"]
     requests = requests_per_second * seconds
@@ -127,6 +147,12 @@ def main():
     elif len(sys.argv) in (4, 5) and sys.argv[1] == "delta":
         before, after = (json.loads(read_text(path)) for path in sys.argv[2:4])
         print_delta(delta(before, after), float(sys.argv[4]) if len(sys.argv) == 5 else 0)
+    elif len(sys.argv) >= 5 and sys.argv[1] == "around" and "--" in sys.argv:
+        split = sys.argv.index("--")
+        change, code = around(parse_processes(sys.argv[3:split]), sys.argv[split + 1:])
+        with open(sys.argv[2], "w", encoding="utf-8") as file:
+            json.dump(change, file)
+        sys.exit(code if code >= 0 else 128 - code)
     else:
         sys.exit(__doc__)
 
