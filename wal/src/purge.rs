@@ -4,13 +4,14 @@
 //! only states and bases keep the oldest alive (idle streams), they are written again. Once nothing does:
 //!
 //! ```text
-//!  decide: oldest_lsn moves past it -> a batch carrying that, and every record that made its
-//!  contents needless, is flushed -> no read plan reaches into it -> the file goes to the pool
+//!  decided -> all records that made it needless are flushed -> oldest_lsn moves past it -> a batch
+//!  that says so is flushed -> no read plan reaches into it -> the file goes to the pool
 //! ```
 //!
-//! Freeing it earlier would be wrong: `compact_to(9)` queued, the segment with entry 9 recycled, crash
-//! before the flush: the log on disk claims an entry that is gone. And because `oldest_lsn` is on disk
-//! first, recovery can tell a purged segment from a lost one.
+//! Each arrow matters. `compact_to(9)` queued, the segment with entry 9 recycled, crash before the flush:
+//! the log on disk claims an entry that is gone. `oldest_lsn` stamped before that flush: batches land out of
+//! order, the stamp survives the crash and the compaction does not, so recovery begins too late. And because
+//! `oldest_lsn` is on disk before the file goes, recovery can tell a purged segment from a lost one.
 
 use crate::pool::FreeSegment;
 use crate::record::{Change, RECORD_HEADER_BYTES};
@@ -23,10 +24,12 @@ use crate::width::to_u64;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct PendingPurge {
     keep: SegmentId,
-    /// The first batch that carries the new `oldest_lsn`.
-    batch: BatchId,
+    /// Where `keep` begins.
+    keep_lsn: Lsn,
     /// End of the records that made the contents needless.
-    lsn: Lsn,
+    needless_lsn: Lsn,
+    /// The first batch that carries the new `oldest_lsn`, once there is one.
+    stamped_by: Option<BatchId>,
 }
 
 /// The stream that keeps the oldest segment alive with entries.
@@ -72,9 +75,24 @@ impl Wal {
     }
 
     fn finish_purge(&mut self) {
+        if !self.held.is_empty() && self.batch_cursors().1 > self.first_batch {
+            self.held.drain(..).for_each(|segment| self.pool.free(segment));
+        }
         let Some(purge) = self.purge else { return };
-        let (_, flushed_batch) = self.batch_cursors();
-        if flushed_batch <= purge.batch || self.flushed_lsn() < purge.lsn {
+        if self.flushed_lsn() < purge.needless_lsn {
+            return;
+        }
+        let (next_batch, flushed_batch) = self.batch_cursors();
+        let Some(stamped_by) = purge.stamped_by else {
+            self.oldest_lsn = purge.keep_lsn;
+            self.purge = Some(PendingPurge { stamped_by: Some(next_batch), ..purge });
+            if self.pool.ready() < self.config.pool_min {
+                // The space is wanted: do not wait for the next record.
+                self.want_batch();
+            }
+            return;
+        };
+        if flushed_batch <= stamped_by {
             return;
         }
         while let Some(oldest) = self.ledger.oldest() {
@@ -103,14 +121,13 @@ impl Wal {
         if keep.first_lsn > self.flushed_lsn() {
             return;
         }
-        let (next_batch, _) = self.batch_cursors();
-        let (keep, oldest_lsn) = (keep.id, keep.first_lsn);
-        self.oldest_lsn = oldest_lsn;
-        self.purge = Some(PendingPurge { keep, batch: next_batch, lsn: self.end_lsn() });
-        if self.pool.ready() < self.config.pool_min {
-            // The space is wanted: do not wait for the next record.
-            self.want_batch();
-        }
+        self.purge = Some(PendingPurge {
+            keep: keep.id,
+            keep_lsn: keep.first_lsn,
+            needless_lsn: self.end_lsn(),
+            stamped_by: None,
+        });
+        self.finish_purge();
     }
 
     /// Writes the states and bases again that are all that keeps the oldest segment alive.

@@ -232,10 +232,11 @@ impl Recovery {
             end_lsn = end_lsn.max(flushed_lsn);
         }
         let last_id = self.files.last().map_or(0, |file| file.id.0);
-        let free = (self.files.iter())
+        let first_id = replay.ledger.oldest().map_or(SegmentId(0), |segment| segment.id);
+        let (held, free): (Vec<_>, Vec<_>) = (self.files.iter())
             .filter(|file| replay.ledger.get(file.id).is_none())
             .map(|file| FreeSegment { id: file.id, bytes: file.bytes })
-            .collect();
+            .partition(|file| file.id < first_id);
         let tail = torn_tail.filter(|_| damage.is_empty());
         Ok(Recovered {
             torn_tail: tail.map(|hole| TornTail {
@@ -250,7 +251,8 @@ impl Recovery {
                 streams: replay.streams,
                 ledger: replay.ledger,
                 cache: replay.cache,
-                free,
+                free: free.into(),
+                held,
                 next_segment: SegmentId(last_id + 1),
                 end_lsn,
                 oldest_lsn: self.chain.oldest_lsn,

@@ -13,7 +13,8 @@
 //! Recovery may meet a stream in the middle of its life, its older records having been purged. Until the
 //! compaction record is reached that made them needless, its base is only a guess: it *floats*.
 //! Example: segment A `append 1..99`, B `compact 50, append 100`, C `compact 99`; A is purged, so the
-//! replay sees an append that does not follow the base, and then the record that explains it.
+//! replay sees an append that does not follow the base, and then the record that explains it. Or B ends
+//! with `append 51` of a newer term: then what does not follow is replaced, and the base was right.
 
 use std::collections::VecDeque;
 
@@ -113,6 +114,8 @@ pub(crate) struct StreamLog {
     base_term: u64,
     /// Recovery has not met the record that names the base yet.
     floating: bool,
+    /// The compaction point last recorded: where a floating base may come back to.
+    recorded_base: (u64, u64),
     /// Recovery met the stream in the middle of its life: its base may jump while no entry is held.
     mid_life: bool,
     locations: VecDeque<Location>,
@@ -131,6 +134,7 @@ impl StreamLog {
             base_index: 0,
             base_term: 0,
             floating: false,
+            recorded_base: (0, 0),
             mid_life: false,
             locations: VecDeque::new(),
             terms: VecDeque::new(),
@@ -231,7 +235,11 @@ impl StreamLog {
         if self.floating && from_index <= self.base_index {
             release(self.locations.drain(..), ledger);
             self.terms.clear();
-            self.base_index = from_index.saturating_sub(1);
+            let (recorded_index, recorded_term) = self.recorded_base;
+            self.base_index = from_index.saturating_sub(1).max(recorded_index);
+            if self.base_index == recorded_index && recorded_index > 0 {
+                (self.base_term, self.floating) = (recorded_term, false);
+            }
             return std::mem::take(&mut self.cached).into();
         }
         let from_index = from_index.max(self.base_index + 1);
@@ -251,6 +259,7 @@ impl StreamLog {
     /// Drops the entries up to and including `index`, all of them if it lies past the last. Answers the
     /// cached entries dropped. An index below the base changes nothing.
     pub(crate) fn compact(&mut self, index: u64, term: u64, ledger: &mut Ledger) -> Vec<CachedEntry> {
+        self.recorded_base = (index, term);
         if index < self.base_index {
             return Vec::new();
         }

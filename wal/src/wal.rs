@@ -14,7 +14,7 @@ use crate::batch::{BATCH_HEADER_BYTES, BatchHeader, WriteBatch, padded_len};
 use crate::cache::Cache;
 use crate::config::WalConfig;
 use crate::ledger::{Ledger, SegmentUse};
-use crate::pool::{Pool, SegmentTask};
+use crate::pool::{FreeSegment, Pool, SegmentTask};
 use crate::purge::PendingPurge;
 use crate::record::{Change, Record};
 use crate::recovery::Recovered;
@@ -61,6 +61,9 @@ pub struct Wal {
     /// A purge that was decided and waits for the disk to know.
     pub(crate) purge: Option<PendingPurge>,
     pub(crate) oldest_lsn: Lsn,
+    /// Purged before this process started; freed once its first batch is durable.
+    pub(crate) held: Vec<FreeSegment>,
+    pub(crate) first_batch: BatchId,
     queue: VecDeque<Record>,
     /// Position of the first queued record; equals `end_lsn` when none is.
     queue_lsn: Lsn,
@@ -95,6 +98,8 @@ impl Wal {
             ledger: state.ledger,
             purge: None,
             oldest_lsn: state.oldest_lsn,
+            held: state.held,
+            first_batch: state.next_batch,
             queue: VecDeque::new(),
             queue_lsn: state.end_lsn,
             end_lsn: state.end_lsn,
@@ -402,7 +407,8 @@ impl Wal {
 
     /// Bytes of all segment files.
     pub fn disk_bytes(&self) -> u64 {
-        self.ledger.bytes() + self.pool.bytes()
+        let held: u64 = self.held.iter().map(|segment| segment.bytes).sum();
+        self.ledger.bytes() + self.pool.bytes() + held
     }
 
     /// Bytes of memory spent on cached entries.

@@ -51,8 +51,11 @@ pub(crate) struct RecoveredState {
     pub(crate) streams: BTreeMap<StreamId, StreamLog>,
     pub(crate) ledger: Ledger,
     pub(crate) cache: Cache,
-    /// Files that hold nothing of the log: spares, and what was cut or purged.
+    /// Files that hold nothing of the log: spares, and what was cut.
     pub(crate) free: VecDeque<FreeSegment>,
+    /// Purged segments older than the log. The batch that says so may have been cut (it landed before
+    /// its predecessor did), so they stay until a batch of the new generation has said it again.
+    pub(crate) held: Vec<FreeSegment>,
     pub(crate) next_segment: SegmentId,
     pub(crate) end_lsn: Lsn,
     pub(crate) oldest_lsn: Lsn,
@@ -71,6 +74,7 @@ impl Recovered {
                 ledger: Ledger::default(),
                 cache: Cache::new(u64::MAX),
                 free: VecDeque::new(),
+                held: Vec::new(),
                 next_segment: SegmentId(1),
                 end_lsn: Lsn(0),
                 oldest_lsn: Lsn(0),
