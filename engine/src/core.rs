@@ -23,6 +23,7 @@ use raft::{Index, Message, Nanos, RawNode, ReadyId};
 use wal::{Lsn, StreamId, Wal};
 
 mod apply;
+mod balance;
 mod compaction;
 mod effect;
 mod event;
@@ -106,6 +107,7 @@ pub struct Core {
     outbox: peers::Outbox,
     lane: apply::Lane,
     compaction: compaction::Schedule,
+    balance: balance::Balance,
     /// Leaders of all shards, as this core's replicas or the sibling cores know them; 0 for none.
     leaders: Vec<u64>,
     siblings: Vec<Option<CoreStatus>>,
@@ -138,13 +140,15 @@ impl Core {
             let id = ReplicaId { shard, incarnation };
             let slots = map.shard(shard).and_then(|info| info.slots).map(|slots| (slots.first, slots.last));
             let raft = start_raft(&config, &nodes, &wal, shard, replica.applied, seed)?;
-            let started = Replica::new(id, raft, replica.engine, slots, replica.applied);
+            let preferred = placement::preferred_leader(shard, &nodes);
+            let started = Replica::new(id, raft, replica.engine, slots, preferred, replica.applied);
             replicas[usize_of(shard)] = Some(started);
         }
         Ok(Core {
             outbox: peers::Outbox::new(&map),
             lane: apply::Lane::default(),
             compaction: compaction::Schedule::default(),
+            balance: balance::Balance::default(),
             leaders: vec![0; shards],
             siblings: vec![None; usize_of(config.cores)],
             config,
@@ -250,3 +254,6 @@ fn usize_of(number: u32) -> usize {
 
 /// A frame's worth of messages for one core of one node.
 type Parcel = Vec<GroupMessage>;
+
+#[cfg(test)]
+mod tests;

@@ -84,6 +84,8 @@ pub(crate) struct Replica {
     pub engine: Arc<dyn StorageEngine>,
     /// First and last slot of the shard, `None` for the meta shard.
     pub slots: Option<(u16, u16)>,
+    /// The node that should lead the shard when all are well.
+    pub preferred_leader: u64,
     pub apply: ApplyQueue,
     pub applied_durable: Index,
     /// Up to where the log has been dropped, or was asked to be.
@@ -116,6 +118,7 @@ impl Replica {
         raft: RawNode<WalLog>,
         engine: Arc<dyn StorageEngine>,
         slots: Option<(u16, u16)>,
+        preferred_leader: u64,
         applied_durable: Index,
     ) -> Replica {
         Replica {
@@ -123,6 +126,7 @@ impl Replica {
             raft,
             engine,
             slots,
+            preferred_leader,
             apply: ApplyQueue::default(),
             applied_durable,
             compacted: Index(0),

@@ -26,6 +26,7 @@ impl Core {
             self.touch(u32::try_from(shard).expect("shards are numbered in 32 bits"));
         }
         self.tick_compaction();
+        self.tick_balance();
         self.tick_status();
     }
 

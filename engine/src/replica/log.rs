@@ -31,6 +31,10 @@ impl LogStorage for WalLog {
     }
 
     fn term(&self, index: Index) -> Result<Term, LogReadError> {
+        // A log that never held anything has no stream yet; the position before the first entry has term 0.
+        if index == Index::ZERO && self.first_index() == Index(1) {
+            return Ok(Term::ZERO);
+        }
         self.wal.borrow().term(self.stream, index.0).map(Term).map_err(convert::log_read_error)
     }
 

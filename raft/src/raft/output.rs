@@ -111,18 +111,19 @@ impl<S: LogStorage> Raft<S> {
         self.replicate();
         self.forward_reads();
         let committed = self.take_committed();
-        let (truncate_from, entries) = self.log.take_unstable();
         let (hard, soft) = (self.hard_state(), self.soft_state());
         let before = std::mem::replace(&mut self.output.hard_state, hard);
         let soft_changed = std::mem::replace(&mut self.output.soft_state, soft) != soft;
         let ballot_changed = ballot(&hard) != ballot(&before);
-        let must_sync = ballot_changed || !entries.is_empty();
+        let must_sync = ballot_changed || self.log.has_unstable();
         let output = &mut self.output;
         output.last_ready = output.last_ready.next();
         let id = output.last_ready;
         if must_sync {
+            // Before the entries leave: until the caller has stored them, only this log knows the last one's term.
             self.log.note_write(id, ballot(&hard));
         }
+        let (truncate_from, entries) = self.log.take_unstable();
         let output = &mut self.output;
         Ready {
             id,
