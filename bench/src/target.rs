@@ -97,10 +97,9 @@ pub fn classify(error: &ClientError) -> Failure {
             Refusal::Internal { .. } => Failure::Internal,
         },
         ClientError::NoSuchShard => Failure::Unavailable,
-        ClientError::TooLarge { .. }
-        | ClientError::BatchSpansShards
-        | ClientError::EmptyBatch
-        | ClientError::Rejected(_) => Failure::Rejected,
+        ClientError::TooLarge { .. } | ClientError::BatchSpansShards | ClientError::EmptyBatch => {
+            Failure::Rejected
+        }
         ClientError::UnexpectedAnswer | ClientError::Closed => Failure::Internal,
     }
 }
