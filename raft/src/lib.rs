@@ -32,6 +32,9 @@ mod rng;
 pub mod quorum;
 pub mod storage;
 
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+
 pub use config::Config;
 pub use entry::{ConfState, ENTRY_OVERHEAD_BYTES, Entry, EntryKind, HardState, InitialState};
 pub use error::{

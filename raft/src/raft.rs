@@ -88,7 +88,7 @@ impl<S: LogStorage> Raft<S> {
         let mut rng = Rng::new(seed);
         let first_batch = rng.next_u64();
         let hold = config.lease && hard.term > Term::ZERO;
-        let timeout_ticks = timers::draw_timeout(&config, &mut rng);
+        let timeout_ticks = timers::draw_timeout(config.election_ticks, config.priority, &mut rng);
         Ok(Raft {
             term: hard.term,
             vote: hard.vote,
@@ -232,6 +232,7 @@ impl<S: LogStorage> Raft<S> {
 
     fn become_pre_candidate(&mut self) {
         assert!(!self.is_leader(), "a leader does not campaign");
+        self.timers.stood = true;
         self.leave_role(self.term);
         self.leader = None;
         self.state = State::PreCandidate(Ballot::new(false));
@@ -240,6 +241,7 @@ impl<S: LogStorage> Raft<S> {
 
     fn become_candidate(&mut self, transfer: bool) {
         assert!(!self.is_leader(), "a leader does not campaign");
+        self.timers.stood = true;
         let term = self.term.next();
         self.leave_role(term);
         self.enter_term(term, Some(self.config.id));
@@ -254,6 +256,7 @@ impl<S: LogStorage> Raft<S> {
         assert_eq!(self.durable_ballot, own, "a leader whose own vote a crash could undo");
         self.leave_role(self.term);
         self.leader = Some(self.config.id);
+        self.timers.stood = false;
         let last = self.log.last_index();
         self.state =
             State::Leader(Box::new(Leader::new(self.config.id, &self.membership, last, self.timers.now)));

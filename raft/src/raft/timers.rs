@@ -5,7 +5,6 @@
 //! on it (see `lease`), and a burst of late ticks must not shorten that.
 
 use super::{Raft, State};
-use crate::config::Config;
 use crate::rng::Rng;
 use crate::storage::LogStorage;
 use crate::types::{Nanos, NodeId};
@@ -19,6 +18,8 @@ pub(super) struct Timers {
     pub(super) elapsed_ticks: u32,
     /// How many such ticks start an election.
     timeout_ticks: u32,
+    /// The node has called an election since a leader was last heard.
+    pub(super) stood: bool,
     /// When a leader, of whatever term, was last heard.
     heard_at: Option<Nanos>,
     /// The node may have heard a leader just before it was restarted, and does not know the time yet.
@@ -27,7 +28,7 @@ pub(super) struct Timers {
 
 impl Timers {
     pub(super) fn new(hold: bool, timeout_ticks: u32) -> Timers {
-        Timers { now: Nanos::ZERO, elapsed_ticks: 0, timeout_ticks, heard_at: None, hold }
+        Timers { now: Nanos::ZERO, elapsed_ticks: 0, timeout_ticks, stood: false, heard_at: None, hold }
     }
 
     pub(super) fn observe(&mut self, now: Nanos) {
@@ -44,25 +45,28 @@ impl Timers {
 
 /// Draws an election timeout in `[election_ticks, 2 × election_ticks)`: the whole of it but the first tick at priority 0,
 /// less and less from the end as the priority rises, and exactly the first tick at 255 (thesis §3.4).
-pub(super) fn draw_timeout(config: &Config, rng: &mut Rng) -> u32 {
-    let eagerness = u64::from(u8::MAX - config.priority);
-    if eagerness == 0 {
-        return config.election_ticks;
+pub(super) fn draw_timeout(election_ticks: u32, priority: u8, rng: &mut Rng) -> u32 {
+    let patience = u64::from(u8::MAX - priority);
+    if patience == 0 {
+        return election_ticks;
     }
-    let span = u64::from(config.election_ticks - 1) * eagerness / u64::from(u8::MAX);
+    let span = u64::from(election_ticks - 1) * patience / u64::from(u8::MAX);
     let span = u32::try_from(span).expect("a part of a 32-bit number");
-    config.election_ticks + 1 + rng.below(span.max(1))
+    election_ticks + 1 + rng.below(span.max(1))
 }
 
 impl<S: LogStorage> Raft<S> {
     pub(super) fn reset_election_timer(&mut self) {
+        // Only the first attempt is preferred: two nodes that prefer themselves alike would else split every vote.
+        let priority = if self.timers.stood { 0 } else { self.config.priority };
         self.timers.elapsed_ticks = 0;
-        self.timers.timeout_ticks = draw_timeout(&self.config, &mut self.rng);
+        self.timers.timeout_ticks = draw_timeout(self.config.election_ticks, priority, &mut self.rng);
     }
 
     /// The leader of this term gave a sign of life.
     pub(super) fn hear_leader(&mut self, from: NodeId) {
         assert!(!self.is_leader(), "node {from} leads term {} too", self.term);
+        self.timers.stood = false;
         if self.leader != Some(from) || !matches!(self.state, State::Follower) {
             self.become_follower(self.term, Some(from));
         }
@@ -102,9 +106,8 @@ mod tests {
     use super::*;
 
     fn drawn(priority: u8) -> (u32, u32) {
-        let config = Config { election_ticks: 10, priority, ..Config::new(NodeId(1)) };
         let mut rng = Rng::new(7);
-        let draws: Vec<u32> = (0..1000).map(|_| draw_timeout(&config, &mut rng)).collect();
+        let draws: Vec<u32> = (0..1000).map(|_| draw_timeout(10, priority, &mut rng)).collect();
         (*draws.iter().min().unwrap(), *draws.iter().max().unwrap())
     }
 
