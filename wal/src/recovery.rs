@@ -102,7 +102,7 @@ impl Recovery {
             files,
             heads: Vec::new(),
             chain: Chain::default(),
-            scan: Scan::new(Replay::new(config.cache_bytes_max, false, false), None),
+            scan: Scan::new(Replay::new(config.cache_bytes_max, false, false), Lsn(0), None),
             phase,
             damage: None,
             requested: None,
@@ -165,7 +165,7 @@ impl Recovery {
             Pass::Strict => None,
             Pass::Survey { flushed } => Some(flushed),
         };
-        self.scan = Scan::new(replay, survey);
+        self.scan = Scan::new(replay, self.chain.oldest_lsn, survey);
         self.scan.note_flushed(self.chain.flushed_lsn);
         self.begin_segment(pass, 0);
     }
@@ -189,7 +189,6 @@ impl Recovery {
             return;
         }
         let damage = self.chain.defect().or_else(|| self.scan.damage(self.chain.links.last()));
-        let damage = damage.or_else(|| self.chain.front_hole());
         if damage.is_some() && !complete {
             // It may lie in what was purged: begin where the log does.
             return self.start(Pass::Strict, oldest_lsn);

@@ -94,7 +94,7 @@ fn run(node: &mut Node, step: &Step) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, max_shrink_iters: 100_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { max_shrink_iters: 100_000, ..ProptestConfig::default() })]
 
     #[test]
     fn the_log_equals_its_model_through_commands_and_crashes(

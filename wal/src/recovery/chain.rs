@@ -120,15 +120,4 @@ impl Chain {
     pub(super) fn defect(&self) -> Option<Hole> {
         self.defect.clone()
     }
-
-    /// The first segment of the log, if the log does not begin where it must.
-    pub(super) fn front_hole(&self) -> Option<Hole> {
-        let first = self.links.iter().find(|link| link.first.is_some())?;
-        (first.first_lsn() > self.oldest_lsn).then(|| Hole {
-            segment: first.id,
-            offset: BLOCK,
-            lsn: self.oldest_lsn,
-            why: format!("the segments before it, from {} on, are missing", self.oldest_lsn),
-        })
-    }
 }

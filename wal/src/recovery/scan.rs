@@ -50,6 +50,8 @@ struct Next {
 pub(super) struct Scan {
     replay: Replay,
     mode: Mode,
+    /// Where the log must begin.
+    start_lsn: Lsn,
     /// `None` before the first batch.
     next: Option<Next>,
     /// Position in the segment of the front of `carry`.
@@ -68,9 +70,10 @@ pub(super) struct Scan {
 }
 
 impl Scan {
-    pub(super) fn new(replay: Replay, survey: Option<Lsn>) -> Self {
+    pub(super) fn new(replay: Replay, start_lsn: Lsn, survey: Option<Lsn>) -> Self {
         Self {
             replay,
+            start_lsn,
             mode: Mode::Skip,
             next: None,
             at: 0,
@@ -97,9 +100,15 @@ impl Scan {
         self.at = BLOCK;
         self.mode = match (link.first, self.next) {
             (None, _) => self.past_hole(),
-            (Some(first), None) => {
+            (Some(first), None) if first.first_lsn <= self.start_lsn => {
                 self.resume_at(&first);
                 Mode::Batches
+            }
+            (Some(_), None) => {
+                let why = "what came before this segment is missing".to_owned();
+                let hole = Hole { segment: link.id, offset: BLOCK, lsn: self.start_lsn, why };
+                self.hole.get_or_insert(hole);
+                self.past_hole()
             }
             (Some(first), Some(next)) if continues(next, &first) => {
                 self.hole = None;
@@ -175,7 +184,7 @@ impl Scan {
     }
 
     pub(super) fn end_lsn(&self) -> Lsn {
-        self.next.map_or(Lsn(0), |next| next.lsn)
+        self.next.map_or(self.start_lsn, |next| next.lsn)
     }
 
     pub(super) fn next_batch(&self) -> Option<BatchId> {
