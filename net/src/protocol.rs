@@ -407,3 +407,6 @@ pub struct ErrorReport {
     /// For people.
     pub message: String,
 }
+
+#[cfg(test)]
+mod tests;
