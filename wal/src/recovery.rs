@@ -186,6 +186,9 @@ impl Recovery {
         let oldest_lsn = self.scan.oldest_lsn().max(self.chain.oldest_lsn);
         let complete = oldest_lsn == self.chain.oldest_lsn;
         if pass != Pass::Strict {
+            if self.chain.gap_at_end {
+                self.scan.gap_at_end();
+            }
             return;
         }
         let damage = self.chain.defect().or_else(|| self.scan.damage(self.chain.links.last()));

@@ -115,7 +115,7 @@ pub(crate) struct StreamLog {
     /// Recovery has not met the record that names the base yet.
     floating: bool,
     /// The compaction point last recorded: where a floating base may come back to.
-    recorded_base: (u64, u64),
+    recorded_base: Option<(u64, u64)>,
     /// Recovery met the stream in the middle of its life: its base may jump while no entry is held.
     mid_life: bool,
     locations: VecDeque<Location>,
@@ -134,7 +134,7 @@ impl StreamLog {
             base_index: 0,
             base_term: 0,
             floating: false,
-            recorded_base: (0, 0),
+            recorded_base: None,
             mid_life: false,
             locations: VecDeque::new(),
             terms: VecDeque::new(),
@@ -235,10 +235,9 @@ impl StreamLog {
         if self.floating && from_index <= self.base_index {
             release(self.locations.drain(..), ledger);
             self.terms.clear();
-            let (recorded_index, recorded_term) = self.recorded_base;
-            self.base_index = from_index.saturating_sub(1).max(recorded_index);
-            if self.base_index == recorded_index && recorded_index > 0 {
-                (self.base_term, self.floating) = (recorded_term, false);
+            self.base_index = from_index.saturating_sub(1);
+            if let Some((index, term)) = self.recorded_base.filter(|(index, _)| *index >= self.base_index) {
+                (self.base_index, self.base_term, self.floating) = (index, term, false);
             }
             return std::mem::take(&mut self.cached).into();
         }
@@ -259,7 +258,7 @@ impl StreamLog {
     /// Drops the entries up to and including `index`, all of them if it lies past the last. Answers the
     /// cached entries dropped. An index below the base changes nothing.
     pub(crate) fn compact(&mut self, index: u64, term: u64, ledger: &mut Ledger) -> Vec<CachedEntry> {
-        self.recorded_base = (index, term);
+        self.recorded_base = Some((index, term));
         if index < self.base_index {
             return Vec::new();
         }

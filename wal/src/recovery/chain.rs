@@ -58,6 +58,8 @@ pub(super) struct Link {
     pub(super) first: Option<BatchHeader>,
     /// Where the next generation began: batches from there on are void. `None` in the last generation.
     pub(super) void_from: Option<Lsn>,
+    /// The file before it is damaged as a whole: any records may be missing.
+    pub(super) gap_before: bool,
 }
 
 impl Link {
@@ -73,6 +75,8 @@ pub(super) struct Chain {
     pub(super) flushed_lsn: Lsn,
     pub(super) oldest_lsn: Lsn,
     defect: Option<Hole>,
+    /// The last file is damaged as a whole.
+    pub(super) gap_at_end: bool,
 }
 
 impl Chain {
@@ -90,10 +94,10 @@ impl Chain {
 
         let valid = || heads.iter().filter(|head| head.first.is_some_and(|first| !is_void(first)));
         let begins = |head: &&Head| head.first.is_some_and(|first| first.first_lsn <= oldest_lsn);
-        // The last segment that begins at or before the oldest LSN; if that one is missing, what there is.
-        let start = valid().rfind(begins).or_else(|| valid().next()).map(|head| head.file.id);
+        // The last segment that begins at or before the oldest LSN; if that one is missing, all there is.
+        let start = valid().rfind(begins).map(|head| head.file.id);
         let within = |head: &&Head| start.is_none_or(|start| head.file.id >= start);
-        let links = (heads.iter().filter(within))
+        let links: Vec<Link> = (heads.iter().filter(within))
             .filter(|head| !head.first.is_some_and(is_void))
             .filter_map(|head| {
                 let header = head.header?;
@@ -104,6 +108,7 @@ impl Chain {
                     seed: header.seed(),
                     first: head.first,
                     void_from: head.first.and_then(|first| void_from(first.generation)),
+                    gap_before: false,
                 })
             })
             .filter(|link| link.bytes > BLOCK)
@@ -113,7 +118,14 @@ impl Chain {
             let lsn = head.first.map_or(oldest_lsn, |first| first.first_lsn);
             Some(Hole { segment: head.file.id, offset: 0, lsn, why })
         });
-        Self { links, flushed_lsn, oldest_lsn, defect }
+        let mut chain = Self { links, flushed_lsn, oldest_lsn, defect, gap_at_end: false };
+        for head in heads.iter().filter(within).filter(|head| head.defect().is_some()) {
+            match chain.links.iter_mut().find(|link| link.id > head.file.id) {
+                Some(link) => link.gap_before = true,
+                None => chain.gap_at_end = true,
+            }
+        }
+        chain
     }
 
     /// A file that is damaged as a whole.

@@ -98,9 +98,18 @@ impl Scan {
     pub(super) fn begin_segment(&mut self, link: &Link) {
         self.carry.clear();
         self.at = BLOCK;
+        if link.gap_before && self.survey.is_some() {
+            self.replay.gap();
+        }
         self.mode = match (link.first, self.next) {
-            (None, _) => self.past_hole(),
+            (None, _) => {
+                let why = CLEAN_END.to_owned();
+                let hole = Hole { segment: link.id, offset: BLOCK, lsn: self.end_lsn(), why };
+                self.hole.get_or_insert(hole);
+                self.past_hole()
+            }
             (Some(first), None) if first.first_lsn <= self.start_lsn => {
+                self.hole = None;
                 self.resume_at(&first);
                 Mode::Batches
             }
@@ -119,7 +128,7 @@ impl Scan {
                 let why = format!("the segment starts at {}, the log ends at {}", first.first_lsn, next.lsn);
                 let hole = Hole { segment: link.id, offset: BLOCK, lsn: next.lsn, why };
                 let hole = self.hole.get_or_insert(hole).clone();
-                if first.generation > next.generation {
+                if first.generation > next.generation && first.generation_start > next.lsn {
                     // Rule 1: the recovery in between read further than that.
                     self.definite.get_or_insert(hole);
                 }
@@ -156,6 +165,11 @@ impl Scan {
         if self.mode == Mode::Batches && self.at < link.bytes {
             self.stop(link, self.at, "the file ends inside a batch");
         }
+    }
+
+    /// The survey is over, and what follows the last segment may be missing.
+    pub(super) fn gap_at_end(&mut self) {
+        self.replay.gap();
     }
 
     /// Damage, given what is known to have been flushed.

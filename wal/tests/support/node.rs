@@ -94,6 +94,11 @@ impl Node {
         self.disk.recover(&self.config)
     }
 
+    /// What recovery would find now.
+    pub fn recover_clone(&self) -> Recovered {
+        self.disk.clone().recover(&self.config).expect("sound files")
+    }
+
     /// Starts again after a crash: nothing acknowledged may be gone, and what is left is a prefix.
     pub fn restart(&mut self) {
         let acknowledged = self.wal.flushed_lsn();
