@@ -27,7 +27,8 @@
 //! | `status [ID]`, `peers ID`, `log ID`, `applied ID`, `reads ID` | shows |
 //!
 //! Keys: `election`, `heartbeat`, `messages`, `inflight_bytes`, `append_bytes`, `uncommitted_bytes` (numbers); `pre_vote`,
-//! `check_quorum`, `lease` (`on`, `off`); `priorityID=P`; `learners=ID,…`; `logID=TERM,TERM,…` (a durable log).
+//! `check_quorum`, `lease` (`on`, `off`); `priorityID=P`; `learners=ID,…`; `logID=TERM,TERM,…` (a durable log)
+//! and `term=N` (in which term the nodes with such a log start; default: that of its last entry).
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -266,14 +267,17 @@ fn group(words: &Words<'_>) -> Cluster {
     let count = words.require(0);
     let mut configs: Vec<Config> = (1..=count).map(|id| Config::new(NodeId(id))).collect();
     let mut learners = Vec::new();
-    let mut disks = BTreeMap::new();
+    let mut logs: BTreeMap<NodeId, Vec<u64>> = BTreeMap::new();
+    let mut term = None;
     for word in &words.words[1..] {
         let (key, value) = word.split_once('=').unwrap_or_else(|| panic!("key=value in: {}", words.line));
         if key == "learners" {
             learners = numbers(value).map(NodeId).collect();
         } else if let Some(id) = key.strip_prefix("log") {
             let id = NodeId(id.parse().expect("logID"));
-            disks.insert(id, disk(&numbers(value).collect::<Vec<_>>()));
+            logs.insert(id, numbers(value).collect());
+        } else if key == "term" {
+            term = Some(value.parse().expect("a term"));
         } else if let Some(id) = key.strip_prefix("priority") {
             let id = NodeId(id.parse().expect("priorityID"));
             let config = configs.iter_mut().find(|config| config.id == id).expect("a node of the group");
@@ -284,6 +288,7 @@ fn group(words: &Words<'_>) -> Cluster {
     }
     let voters = (1..=count).map(NodeId).filter(|id| !learners.contains(id)).collect();
     let conf_state = ConfState { voters, learners, voters_outgoing: Vec::new() };
+    let disks = logs.into_iter().map(|(id, terms)| (id, disk(&terms, term))).collect();
     Cluster::new(configs, conf_state, disks, 1)
 }
 
@@ -309,7 +314,7 @@ fn set(config: &mut Config, key: &str, value: &str) {
 }
 
 /// A disk that durably holds a log of entries of these terms.
-fn disk(terms: &[u64]) -> Disk {
+fn disk(terms: &[u64], term: Option<u64>) -> Disk {
     let entry = |(index, term): (u64, &u64)| Entry {
         term: Term(*term),
         index: Index(index),
@@ -319,6 +324,6 @@ fn disk(terms: &[u64]) -> Disk {
     let entries: Vec<Entry> = (1..).zip(terms).map(entry).collect();
     let mut log = MemStorage::new();
     log.write(None, &entries);
-    let term = Term(terms.last().copied().unwrap_or(0));
+    let term = Term(term.or(terms.last().copied()).unwrap_or(0));
     Disk::new(log, HardState { term, vote: None, commit: Index::ZERO })
 }
