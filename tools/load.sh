@@ -60,6 +60,16 @@ load_wait() {
     return "$status"
 }
 
+# load_stop: ends the measurement early; the load generator reports what it measured until then.
+load_stop() {
+    kill -TERM "$load_pid"
+    load_wait
+}
+
+# A load that load_stop is to end: longer than any sampling takes, and bounded all the same.
+# shellcheck disable=SC2034 # read by the scripts that source this file
+load_seconds_max=600
+
 # node_processes: NAME=PID of every node, one per line.
 node_processes() {
     local file name pid

@@ -14,7 +14,7 @@ import re
 import sys
 
 KERNEL = [
-    ("kernel: copying", r"copy_(from|to)_(iter|user)|_copy_|copy_page|rep_movs|skb_copy|csum_and_copy"),
+    ("kernel: copying", r"copy_(from|to)_(iter|user)|_copy_|copy_(page|folio)|rep_movs|skb_copy|csum_and_copy"),
     ("kernel: scheduler and wake-ups", r"sched|try_to_wake|ttwu|finish_task|futex|eventfd|pick_next|wake_up|hrtimer"
                                        r"|(en|de)queue_(task|entity)|update_(load|curr)|ep_|epoll|poll_idle|switch_"),
     ("kernel: tcp", r"tcp_|inet_|ip_|__ip|sock_|sk_|skb|net_rx|napi|loopback|dev_(queue|hard)|nf_|__sys_(send|recv)"),
@@ -54,8 +54,10 @@ def compiled(rules):
 
 
 KERNEL, DEEDS, OWNERS = compiled(KERNEL), compiled(DEEDS), compiled(OWNERS)
+WIDTH = 48
 HEAD = re.compile(r"^\s*(\S.*?)\s+(\d+)/(\d+)\s*:?\s*$")
 FRAME = re.compile(r"^\s+[0-9a-f]+\s+(.*?)\s+\((.*)\)\s*$")
+KERNEL_FILE = re.compile(r"\[(?!unknown|vdso|vsyscall|heap|stack|anon)")
 RUST_HASH = re.compile(r"::h[0-9a-f]{16}$|\+0x[0-9a-f]+$")
 
 
@@ -66,7 +68,8 @@ def read_samples(lines):
         frame = FRAME.match(line)
         if frame:
             symbol = RUST_HASH.sub("", RUST_HASH.sub("", frame.group(1)))
-            kernel = frame.group(2).startswith("[k") or frame.group(2).endswith("]") and "vdso" not in frame.group(2)
+            # The kernel's part is innermost and without a gap; modules are named like [ext4].
+            kernel = KERNEL_FILE.match(frame.group(2)) is not None and all(above for _, above in frames)
             frames.append((symbol, kernel))
             continue
         start = HEAD.match(line)
@@ -109,11 +112,11 @@ def stage_of(frames):
 
 def print_table(title, counts, totals, options):
     """counts: row -> process -> samples."""
-    processes = [name for name in totals if totals[name]]
+    processes = sorted(totals, key=lambda name: (name == "bench", name))
     everything = sum(totals.values())
     unit = "µs of CPU per request" if options.requests else "% of the CPU time of all"
     print(f"\n{title}: {unit}")
-    print(f"{'':34}" + "".join(f"{name:>12}" for name in processes) + f"{'all':>12}{'share':>8}")
+    print(f"{'':{WIDTH}}" + "".join(f"{name[:11]:>12}" for name in processes) + f"{'all':>12}{'share':>8}")
 
     def cell(samples):
         if options.requests:
@@ -123,9 +126,9 @@ def print_table(title, counts, totals, options):
     rows = sorted(counts.items(), key=lambda row: -sum(row[1].values()))
     for name, by_process in rows[: options.rows]:
         total = sum(by_process.values())
-        print(f"{name[:33]:34}" + "".join(cell(by_process[process]) for process in processes)
+        print(f"{name[: WIDTH - 1]:{WIDTH}}" + "".join(cell(by_process[process]) for process in processes)
               + cell(total) + f"{100 * total / everything:7.1f}%")
-    print(f"{'all':34}" + "".join(cell(totals[process]) for process in processes) + cell(everything) + f"{100:7.1f}%")
+    print(f"{'all':{WIDTH}}" + "".join(cell(totals[process]) for process in processes) + cell(everything) + f"{100:7.1f}%")
 
 
 def report(options, names):
