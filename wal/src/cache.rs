@@ -81,9 +81,9 @@ impl Cache {
             return;
         }
         self.tokens.retain(|token| {
-            streams.get(&token.stream).is_some_and(|log| {
-                log.cached.binary_search_by_key(&token.lsn, |cached| cached.lsn).is_ok()
-            })
+            streams
+                .get(&token.stream)
+                .is_some_and(|log| log.cached.binary_search_by_key(&token.lsn, |cached| cached.lsn).is_ok())
         });
         assert_eq!(self.tokens.len(), self.entries, "one token per cached entry");
     }

@@ -90,7 +90,9 @@ impl WalConfig {
     /// Checks that the settings fit together.
     pub fn validate(&self) -> Result<(), ConfigError> {
         let segment_max = u64::from(u32::MAX) / BLOCK * BLOCK;
-        if self.segment_bytes % BLOCK != 0 || self.segment_bytes < 4 * BLOCK || self.segment_bytes > segment_max
+        if !self.segment_bytes.is_multiple_of(BLOCK)
+            || self.segment_bytes < 4 * BLOCK
+            || self.segment_bytes > segment_max
         {
             return Err(ConfigError::SegmentBytes(self.segment_bytes));
         }

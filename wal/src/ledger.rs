@@ -45,7 +45,10 @@ pub(crate) struct Ledger {
 impl Ledger {
     pub(crate) fn push(&mut self, segment: SegmentUse) {
         if let Some(last) = self.segments.back() {
-            assert!(last.id < segment.id && last.first_lsn <= segment.first_lsn, "segments are used in order");
+            assert!(
+                last.id < segment.id && last.first_lsn <= segment.first_lsn,
+                "segments are used in order"
+            );
         }
         self.segments.push_back(segment);
     }

@@ -3,22 +3,23 @@
 //! [`Wal`] is pure: it keeps the index, forms batches and decides which segments live, but never
 //! touches a file. A driver in [`disk`] turns its outputs into I/O.
 
-mod types;
-mod config;
-mod error;
-mod wal;
-mod read;
-mod purge;
-mod recovery;
-mod pool;
 mod batch;
+mod cache;
+mod config;
+pub mod disk;
+mod error;
+pub mod inspect;
+mod ledger;
+mod pool;
+mod purge;
+mod read;
 mod record;
+mod recovery;
 mod segment;
 mod stream;
-mod ledger;
-mod cache;
+mod types;
+mod wal;
 mod width;
-pub mod disk;
 
 pub use batch::{BatchHeader, WriteBatch};
 pub use config::{ConfigError, RecoveryMode, WalConfig};
@@ -26,6 +27,7 @@ pub use error::{CorruptRecord, ReadError, RecoveryError};
 pub use pool::SegmentTask;
 pub use purge::StreamPin;
 pub use read::{ReadExtent, ReadPlan};
+pub use record::Change;
 pub use recovery::{Damage, ReadRequest, Recovered, Recovery, SegmentFile, TornTail};
 pub use segment::{
     FORMAT_VERSION, SegmentHeader, SegmentHeaderError, file_name, parse_file_name, parse_unfinished_name,

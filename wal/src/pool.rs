@@ -137,7 +137,9 @@ impl Pool {
         let (running, _) = self.running.take().expect("a task was handed out");
         assert_eq!(running, *task, "the task that was handed out");
         match running {
-            SegmentTask::Create { header } | SegmentTask::Recycle { header, .. } => self.ready.push_back(header),
+            SegmentTask::Create { header } | SegmentTask::Recycle { header, .. } => {
+                self.ready.push_back(header)
+            }
             SegmentTask::Delete { .. } => {}
         }
     }

@@ -211,7 +211,10 @@ mod tests {
             let mut buf = vec![0; record.len_bytes()];
             assert_eq!(record.encode(seed(), 8192, &mut buf), buf.len());
             let view = RecordView::parse(seed(), 8192, &buf).expect("what was written");
-            assert_eq!((view.stream, view.sequence, view.change()), (StreamId(42), 11, record.change.clone()));
+            assert_eq!(
+                (view.stream, view.sequence, view.change()),
+                (StreamId(42), 11, record.change.clone())
+            );
             assert!(RecordView::parse(seed(), 4096, &buf).is_err(), "another place");
             for bit in 0..buf.len() * 8 {
                 let mut bad = buf.clone();

@@ -64,7 +64,11 @@ enum Phase {
     /// Reading the first two blocks of every segment.
     Heads,
     /// Reading the segments of the chain from end to end.
-    Body { pass: Pass, at: usize, offset: u64 },
+    Body {
+        pass: Pass,
+        at: usize,
+        offset: u64,
+    },
     Done,
 }
 
@@ -265,7 +269,11 @@ impl Recovery {
 }
 
 /// The header of a segment, checked against the configuration.
-fn checked(config: &WalConfig, file: SegmentFile, header: SegmentHeader) -> Result<SegmentHeader, RecoveryError> {
+fn checked(
+    config: &WalConfig,
+    file: SegmentFile,
+    header: SegmentHeader,
+) -> Result<SegmentHeader, RecoveryError> {
     if (header.node_id, header.core) != (config.node_id, config.core) {
         return Err(RecoveryError::Foreign {
             file: file_name(file.id),

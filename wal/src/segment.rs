@@ -77,7 +77,8 @@ impl SegmentHeader {
             segment_bytes: get_u64(block, 32),
             nonce: get_u64(block, 40),
         };
-        let whole_blocks = header.segment_bytes % BLOCK == 0 && u32::try_from(header.segment_bytes).is_ok();
+        let whole_blocks =
+            header.segment_bytes.is_multiple_of(BLOCK) && u32::try_from(header.segment_bytes).is_ok();
         if header.id.0 == 0 || !whole_blocks {
             return Err(SegmentHeaderError::Damaged);
         }
@@ -162,7 +163,9 @@ mod tests {
         let id = SegmentId(0xabc);
         assert_eq!(parse_file_name(&file_name(id)), Some(id));
         assert_eq!(parse_unfinished_name(&unfinished_name(id)), Some(id));
-        for stranger in ["lock", "0.wal", "0000000000000000.wal", "000000000000000G.wal", "+00000000000000a.wal"] {
+        for stranger in
+            ["lock", "0.wal", "0000000000000000.wal", "000000000000000G.wal", "+00000000000000a.wal"]
+        {
             assert_eq!(parse_file_name(stranger), None, "{stranger}");
         }
     }

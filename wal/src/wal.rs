@@ -133,7 +133,10 @@ impl Wal {
     /// the caller.
     pub fn append(&mut self, stream: StreamId, entries: &[Entry]) -> Lsn {
         for entry in entries {
-            assert!(entry.payload.len() <= self.config.payload_bytes_max, "a payload beyond the configured limit");
+            assert!(
+                entry.payload.len() <= self.config.payload_bytes_max,
+                "a payload beyond the configured limit"
+            );
             let lsn = self.queue_record(stream, Change::Append(entry.clone()));
             let log = self.streams.get_mut(&stream).expect("queueing a record creates its stream");
             assert!(

@@ -10,7 +10,9 @@ use std::collections::BTreeSet;
 use model::{Command, Streams, payload};
 use node::{Node, tiny};
 use wal::disk::sim::Landing;
-use wal::{BLOCK, BatchId, Entry, Lsn, RecoveryError, RecoveryMode, SegmentId, StreamId, StreamState, Wal, WalConfig};
+use wal::{
+    BLOCK, BatchId, Entry, Lsn, RecoveryError, RecoveryMode, SegmentId, StreamId, StreamState, Wal, WalConfig,
+};
 
 fn append(stream: u64, index: u64, len: usize) -> Command {
     Command::Append(Entry { index, term: 1, kind: 0, payload: payload(StreamId(stream), index, 1, len) })
@@ -43,7 +45,9 @@ fn restarted(node: &Node, landing: impl FnMut(BatchId, usize) -> Landing) -> Lsn
     let end = recovered.end_lsn();
     assert!(end >= node.wal.flushed_lsn(), "acknowledged records are gone");
     let wal = Wal::new(node.config.clone(), recovered);
-    model::assert_holds(&wal, &node.model.at(end), |plan| plan.decode(&disk.read(plan)).expect("sound files"));
+    model::assert_holds(&wal, &node.model.at(end), |plan| {
+        plan.decode(&disk.read(plan)).expect("sound files")
+    });
     end
 }
 
@@ -79,7 +83,9 @@ fn a_crash_at_every_byte_of_every_write_leaves_a_prefix_with_all_that_was_acknow
 fn torn_sectors_in_any_combination_leave_a_prefix() {
     let node = three_under_way(2);
     for mask in 0..1_u64 << 16 {
-        restarted(&node, |id, _| Landing::Sectors(mask | mask.rotate_left(16 + u32::try_from(id.0).unwrap())));
+        restarted(&node, |id, _| {
+            Landing::Sectors(mask | mask.rotate_left(16 + u32::try_from(id.0).unwrap()))
+        });
     }
 }
 
@@ -221,7 +227,9 @@ fn a_lost_file_is_reported_while_any_later_batch_remains() {
         let mut disk = node.disk.clone();
         disk.lose_file(*segment);
         match disk.recover(&node.config) {
-            Err(RecoveryError::Corrupt { why, .. }) => assert!(why.contains("missing") || why.contains("lsn"), "{why}"),
+            Err(RecoveryError::Corrupt { why, .. }) => {
+                assert!(why.contains("missing") || why.contains("lsn"), "{why}")
+            }
             other => panic!("{segment}: {other:?}"),
         }
     }

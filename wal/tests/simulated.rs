@@ -74,7 +74,10 @@ fn run(node: &mut Node, step: &Step) {
         }
         Step::Snapshot { stream, ahead } => {
             let log = of(node, stream);
-            node.give(stream, Command::Compact { index: log.last_index() + ahead, term: log.last_term() + 1 });
+            node.give(
+                stream,
+                Command::Compact { index: log.last_index() + ahead, term: log.last_term() + 1 },
+            );
         }
         Step::Remove { stream } => {
             node.give(stream, Command::Remove);

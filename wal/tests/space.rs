@@ -32,7 +32,10 @@ fn a_busy_stream_runs_on_few_segments_forever_while_idle_ones_keep_their_state()
         node.settle();
         names.extend(node.disk.files().map(|(id, _)| id));
         files_max = files_max.max(node.disk.files().count());
-        assert_eq!(node.wal.disk_bytes(), node.disk.files().map(|(_, bytes)| bytes.len() as u64).sum::<u64>());
+        assert_eq!(
+            node.wal.disk_bytes(),
+            node.disk.files().map(|(_, bytes)| bytes.len() as u64).sum::<u64>()
+        );
     }
     assert!(names.len() > 40, "the log went through many segments: {}", names.len());
     assert!(files_max <= 6, "on few files: {files_max}");
@@ -147,7 +150,9 @@ fn batches_take_everything_queued_and_leave_at_once_within_the_limit_in_flight()
     let entry = |index| Entry { index, term: 1, kind: 0, payload: payload(StreamId(1), index, 1, 500) };
     wal.append(StreamId(1), &[entry(1)]);
     assert_eq!(wal.poll_write(), None, "no segment is ready");
-    let Some(task @ SegmentTask::Create { .. }) = wal.poll_segment_task() else { panic!("a segment is made") };
+    let Some(task @ SegmentTask::Create { .. }) = wal.poll_segment_task() else {
+        panic!("a segment is made")
+    };
     assert_eq!(wal.poll_segment_task(), None, "one task at a time");
     wal.on_segment_task_done(task);
     let first = wal.poll_write().expect("one record leaves at once");

@@ -67,9 +67,7 @@ impl DmaDisk {
     pub async fn open(dir: &Path, config: &WalConfig) -> Result<(Self, Recovered), OpenError> {
         config.validate().map_err(crate::error::RecoveryError::from)?;
         let (dir, lock) = folder::claim(dir)?;
-        let disk = Self {
-            inner: Rc::new(Inner { dir, files: RefCell::new(BTreeMap::new()), _lock: lock }),
-        };
+        let disk = Self { inner: Rc::new(Inner { dir, files: RefCell::new(BTreeMap::new()), _lock: lock }) };
         // glommio learns whether a device can be polled from the first file it opens there, by a read.
         // An empty file, or a hole, would answer without asking the device, and every later read fail.
         let probed = open_durable(&disk.path(folder::LOCK_NAME)).await;

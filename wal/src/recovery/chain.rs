@@ -88,7 +88,8 @@ impl Chain {
         let void_from = |generation: SegmentId| {
             starts.iter().filter(|(later, _)| **later > generation).map(|(_, start)| *start).min()
         };
-        let is_void = |first: BatchHeader| void_from(first.generation).is_some_and(|lsn| first.first_lsn >= lsn);
+        let is_void =
+            |first: BatchHeader| void_from(first.generation).is_some_and(|lsn| first.first_lsn >= lsn);
         let flushed_lsn = firsts().map(|first| first.flushed_lsn).max().unwrap_or_default();
         let oldest_lsn = firsts().map(|first| first.oldest_lsn).max().unwrap_or_default().max(oldest_lsn);
 

@@ -235,7 +235,8 @@ impl Scan {
         let hole = Hole { segment: link.id, offset, lsn: self.end_lsn(), why: why.to_owned() };
         self.hole.get_or_insert(hole);
         // An older generation has nothing to say about the tail: the next one must continue it.
-        self.mode = if link.void_from.is_some() && self.survey.is_none() { Mode::Skip } else { self.past_hole() };
+        self.mode =
+            if link.void_from.is_some() && self.survey.is_none() { Mode::Skip } else { self.past_hole() };
     }
 
     /// One batch at the front of `rest`. Answers how far to go on; `None` if more bytes are needed.

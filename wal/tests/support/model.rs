@@ -132,7 +132,8 @@ fn read_all(wal: &Wal, stream: StreamId, fetch: &mut impl FnMut(&wal::ReadPlan) 
         let some = match wal.entries(stream, low, high, BYTES_MAX) {
             Ok(entries) => entries,
             Err(wal::ReadError::OnDisk) => {
-                let plan = wal.plan_read(stream, low, high, BYTES_MAX).expect("entries on disk can be planned");
+                let plan =
+                    wal.plan_read(stream, low, high, BYTES_MAX).expect("entries on disk can be planned");
                 assert!(plan.extents().iter().all(|extent| {
                     extent.offset_bytes % wal::BLOCK == 0 && extent.len_bytes % wal::BLOCK_BYTES == 0
                 }));

@@ -1,0 +1,183 @@
+//! How much of the disk the log uses: durable MB/s through `DmaDisk` for block size × writes in flight, beside
+//! what `fio` (if installed) reaches with the same writes on the same disk.
+//!
+//! `cargo bench -p ringkv-wal`; `RINGKV_BENCH_DIR` chooses the disk.
+
+use std::cell::{Cell, RefCell};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use criterion::{BenchmarkId, Criterion, Throughput};
+use glommio::{LocalExecutor, LocalExecutorBuilder, Placement};
+use wal::disk::dma::DmaDisk;
+use wal::{Entry, StreamId, Wal, WalConfig};
+
+const STREAM: StreamId = StreamId(1);
+/// Headers of a batch with one record.
+const OVERHEAD_BYTES: usize = 120;
+const BLOCKS_KIB: [usize; 4] = [4, 16, 128, 512];
+const DEPTHS: [usize; 3] = [1, 2, 4];
+const FIO_BYTES: u64 = 256 << 20;
+
+fn main() {
+    let dir = std::env::var_os("RINGKV_BENCH_DIR")
+        .map_or_else(|| env!("CARGO_TARGET_TMPDIR").into(), PathBuf::from);
+    let mut criterion = Criterion::default().configure_from_args();
+    if std::env::args().any(|arg| arg == "--test") {
+        // Started by `cargo test`: enough to see that it runs.
+        println!("{:.0} MB/s", mb_per_s(4096, 32, Rig::new(&dir, 4096, 2).run(32)));
+        return;
+    }
+    let mut group = criterion.benchmark_group("append");
+    group.sample_size(10).warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2));
+    for block in BLOCKS_KIB.map(|kib| kib << 10) {
+        group.throughput(Throughput::Bytes(block as u64));
+        for depth in DEPTHS {
+            let mut rig = Rig::new(&dir, block, depth);
+            let id = BenchmarkId::new(format!("{} KiB", block >> 10), depth);
+            group.bench_function(id, |bencher| bencher.iter_custom(|iters| rig.run(iters)));
+        }
+    }
+    group.finish();
+    compare(&dir);
+}
+
+/// Ours and fio's in turn, several times, so that both see the same disk; prints the medians.
+fn compare(dir: &Path) {
+    const ROUNDS: usize = 5;
+    let file = dir.join("fio.bench");
+    println!("{:>8} {:>6} {:>12} {:>12} {:>7}", "KiB", "depth", "ours MB/s", "fio MB/s", "ratio");
+    for block in BLOCKS_KIB.map(|kib| kib << 10) {
+        for depth in DEPTHS {
+            let writes = (200 << 20) / block.max(32 << 10);
+            let mut rig = Rig::new(dir, block, depth);
+            rig.run(64);
+            let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+            for _ in 0..ROUNDS {
+                ours.push(mb_per_s(block, writes as u64, rig.run(writes as u64)));
+                theirs.extend(fio(&file, block, depth, (writes * block) as u64));
+            }
+            let (ours, theirs) = (median(ours), median(theirs));
+            let text = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.1}"));
+            let ratio =
+                ours.zip(theirs).map_or("-".to_owned(), |(ours, theirs)| format!("{:.2}", ours / theirs));
+            println!("{:>8} {depth:>6} {:>12} {:>12} {ratio:>7}", block >> 10, text(ours), text(theirs));
+        }
+    }
+    // Not there if fio is not.
+    let _ = std::fs::remove_file(file);
+}
+
+fn mb_per_s(block: usize, writes: u64, elapsed: Duration) -> f64 {
+    block as f64 * writes as f64 / elapsed.as_secs_f64() / 1e6
+}
+
+fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied()
+}
+
+/// A log whose every batch is one block of one entry.
+struct Rig {
+    executor: LocalExecutor,
+    wal: Rc<RefCell<Wal>>,
+    disk: DmaDisk,
+    depth: usize,
+    payload: Bytes,
+    _dir: tempfile::TempDir,
+}
+
+impl Rig {
+    fn new(dir: &Path, block: usize, depth: usize) -> Self {
+        let dir = tempfile::tempdir_in(dir).expect("a folder");
+        let config = WalConfig {
+            batch_bytes_max: block,
+            inflight_max: depth,
+            pool_min: 4,
+            pool_max: 8,
+            cache_bytes_max: 1 << 20,
+            ..WalConfig::new(1, 0)
+        };
+        let executor =
+            LocalExecutorBuilder::new(Placement::Unbound).io_memory(16 << 20).make().expect("an executor");
+        let (wal, disk) = executor.run(async {
+            let (disk, recovered) = DmaDisk::open(dir.path(), &config).await.expect("a folder on a disk");
+            let mut wal = Wal::new(config, recovered);
+            while let Some(task) = wal.poll_segment_task() {
+                disk.run_segment_task(&task).await.expect("room for the segments");
+                wal.on_segment_task_done(task);
+            }
+            (wal, disk)
+        });
+        let payload = Bytes::from(vec![7; block - OVERHEAD_BYTES]);
+        Self { executor, wal: Rc::new(RefCell::new(wal)), disk, depth, payload, _dir: dir }
+    }
+
+    /// Writes `writes` blocks, `depth` at a time; answers how long that took.
+    fn run(&mut self, writes: u64) -> Duration {
+        let left = Rc::new(Cell::new(writes));
+        let workers: Vec<_> = (0..self.depth)
+            .map(|_| worker(Rc::clone(&self.wal), self.disk.clone(), Rc::clone(&left), self.payload.clone()))
+            .collect();
+        self.executor.run(async {
+            let start = Instant::now();
+            let tasks: Vec<_> = workers.into_iter().map(glommio::spawn_local).collect();
+            for task in tasks {
+                task.await;
+            }
+            start.elapsed()
+        })
+    }
+}
+
+async fn worker(wal: Rc<RefCell<Wal>>, disk: DmaDisk, left: Rc<Cell<u64>>, payload: Bytes) {
+    while left.get() > 0 {
+        left.set(left.get() - 1);
+        let batch = {
+            let mut wal = wal.borrow_mut();
+            let index = wal.last_index(STREAM) + 1;
+            wal.append(STREAM, &[Entry { index, term: 1, kind: 0, payload: payload.clone() }]);
+            if index.is_multiple_of(1024) {
+                wal.compact_to(STREAM, index - 512, 1);
+            }
+            wal.poll_write()
+        };
+        if let Some(batch) = batch {
+            let id = batch.id;
+            disk.write(batch).await.expect("a sound disk");
+            wal.borrow_mut().on_written(id);
+        }
+        let task = wal.borrow_mut().poll_segment_task();
+        if let Some(task) = task {
+            disk.run_segment_task(&task).await.expect("room for the segments");
+            wal.borrow_mut().on_segment_task_done(task);
+        }
+    }
+}
+
+/// The same writes by fio, over a file filled with zeros before. `None` if fio is not installed.
+fn fio(file: &Path, block: usize, depth: usize, bytes: u64) -> Option<f64> {
+    if !file.exists() {
+        let mut fill = Command::new("fio");
+        fill.args(["--name=fill", "--rw=write", "--bs=1M", "--direct=1", "--zero_buffers", "--end_fsync=1"]);
+        let filled = fill_args(&mut fill, file, FIO_BYTES).output().ok()?;
+        assert!(filled.status.success(), "{}", String::from_utf8_lossy(&filled.stderr));
+    }
+    let mut run = Command::new("fio");
+    run.args(["--name=append", "--rw=write", "--ioengine=io_uring", "--direct=1", "--sync=dsync"]);
+    run.args(["--overwrite=0", "--minimal", "--terse-version=3"]);
+    run.arg(format!("--bs={block}")).arg(format!("--iodepth={depth}"));
+    let output = fill_args(&mut run, file, bytes.min(FIO_BYTES)).output().ok()?;
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8_lossy(&output.stdout);
+    // Terse format 3: field 48 is the write bandwidth in KiB/s.
+    let kib_per_s: f64 = text.split(';').nth(47)?.parse().ok()?;
+    Some(kib_per_s * 1024.0 / 1e6)
+}
+
+fn fill_args<'a>(command: &'a mut Command, file: &Path, bytes: u64) -> &'a mut Command {
+    command.arg(format!("--filename={}", file.display())).arg(format!("--size={bytes}")).arg("--thread")
+}
