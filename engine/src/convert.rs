@@ -191,6 +191,6 @@ fn mutation_outcome(outcome: &MutationOutcome) -> protocol::MutationOutcome {
         MutationOutcome::Deleted { existed } => protocol::MutationOutcome::Deleted { existed },
         MutationOutcome::Swapped { version } => protocol::MutationOutcome::Swapped { version },
         MutationOutcome::NotSwapped { current } => protocol::MutationOutcome::NotSwapped { current },
-        MutationOutcome::NotApplied => protocol::MutationOutcome::NotSwapped { current: None },
+        MutationOutcome::NotApplied => protocol::MutationOutcome::NotApplied,
     }
 }

@@ -62,9 +62,17 @@ pub struct SessionStamp {
     pub client: u64,
     /// Position of the write in its session; a retry keeps it. Starts at 1.
     pub sequence: u64,
-    /// All sequences below are answered: the server may forget their outcomes.
+    /// All sequences below are answered: the server may forget their outcomes. Less than [`SESSION_WINDOW`] below
+    /// `sequence`.
     pub acked_below: u64,
+    /// Whether an earlier attempt may have been executed. A server may answer a first attempt of puts as soon as it is
+    /// committed; the answer to a retry is what the first execution answered, so it waits for the state machine.
+    pub retry: bool,
 }
+
+/// How many writes of one session may be unanswered: what a server remembers of it. A write beyond is refused; begin
+/// another session for it.
+pub const SESSION_WINDOW: u64 = 1024;
 
 /// When a write is acknowledged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -295,6 +303,8 @@ pub enum MutationOutcome {
         /// Version found; `None`: the key does not exist.
         current: Option<u64>,
     },
+    /// Another mutation of the same batch was not swapped, so nothing of the batch was applied.
+    NotApplied,
     /// In the log, its effect not yet known: the answer to a delete or compare-and-swap asked with
     /// [`WriteConsistency::Leader`] or [`WriteConsistency::Eventual`].
     Accepted,

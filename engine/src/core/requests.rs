@@ -2,7 +2,7 @@
 //! core that hosts it, or refused with the reason.
 
 use net::map::ShardInfo;
-use net::protocol::{Answer, Mutation, Op, Oversize, Refusal, Reply, Request};
+use net::protocol::{Answer, Mutation, Op, Oversize, Refusal, Reply, Request, SESSION_WINDOW, SessionStamp};
 use net::slot::slot_of;
 use raft::Nanos;
 
@@ -51,6 +51,7 @@ impl Core {
         let namespace = request.namespace;
         let (query, consistency) = match &request.op {
             Op::Write { session, consistency, mutations } => {
+                check_session(session.as_ref())?;
                 self.admit_write()?;
                 let slots = self.check_mutations(request.shard, mutations)?;
                 let write = Admit {
@@ -153,6 +154,22 @@ impl Core {
         }
         Ok(slot)
     }
+}
+
+/// Refuses a write beyond its session's window: the state machine could forget the session's oldest unanswered write
+/// and then take its late first attempt for a repetition.
+fn check_session(stamp: Option<&SessionStamp>) -> Result<(), Refusal> {
+    let Some(stamp) = stamp else { return Ok(()) };
+    let in_window = stamp.acked_below <= stamp.sequence && stamp.sequence - stamp.acked_below < SESSION_WINDOW;
+    if stamp.sequence == 0 || !in_window {
+        let why = format!(
+            "sequence {} of a session acknowledged below {}: sequences count from 1, and at most {SESSION_WINDOW} may be \
+             unanswered; begin another session",
+            stamp.sequence, stamp.acked_below
+        );
+        return Err(Refusal::Invalid { why });
+    }
+    Ok(())
 }
 
 /// Slots of the mutations of one write: on the stack for the common single one.

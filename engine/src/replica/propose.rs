@@ -55,7 +55,8 @@ impl Replica {
             shape: Shape::of(write.mutations),
             deadline: write.deadline,
         };
-        let blind = matches!(waiter.shape, Shape::Puts(_));
+        // What a retry did is known only to the state machine, which may have executed an earlier attempt.
+        let blind = matches!(waiter.shape, Shape::Puts(_)) && !write.session.is_some_and(|session| session.retry);
         match write.consistency {
             WriteConsistency::Strong if blind => self.on_commit.push_back(waiter),
             WriteConsistency::Strong => self.on_apply.push_back(waiter),

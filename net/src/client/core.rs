@@ -249,6 +249,9 @@ impl ClientCore {
         }
         let mut op = op;
         if let Op::Write { session, .. } = &mut op {
+            if self.session.is_full() {
+                self.session = Session::new(self.random.next());
+            }
             *session = self.config.sessions.then(|| self.session.stamp());
         }
         let operation = Operation { token, size_bytes, ..Operation::new(route, namespace, op) };

@@ -349,10 +349,10 @@ impl<'a> Replica {
 // struct Session, aligned to 8
 #[repr(transparent)]
 #[derive(Clone, Copy, PartialEq)]
-pub struct Session(pub [u8; 24]);
+pub struct Session(pub [u8; 32]);
 impl Default for Session { 
   fn default() -> Self { 
-    Self([0; 24])
+    Self([0; 32])
   }
 }
 impl ::core::fmt::Debug for Session {
@@ -361,6 +361,7 @@ impl ::core::fmt::Debug for Session {
       .field("client", &self.client())
       .field("sequence", &self.sequence())
       .field("acked_below", &self.acked_below())
+      .field("retry", &self.retry())
       .finish()
   }
 }
@@ -408,11 +409,13 @@ impl<'a> Session {
     client: u64,
     sequence: u64,
     acked_below: u64,
+    retry: bool,
   ) -> Self {
-    let mut s = Self([0; 24]);
+    let mut s = Self([0; 32]);
     s.set_client(client);
     s.set_sequence(sequence);
     s.set_acked_below(acked_below);
+    s.set_retry(retry);
     s
   }
 
@@ -499,6 +502,35 @@ impl<'a> Session {
         &x_le as *const _ as *const u8,
         self.0[16..].as_mut_ptr(),
         ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn retry(&self) -> bool {
+    let mut mem = ::core::mem::MaybeUninit::<<bool as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[24..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<bool as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_retry(&mut self, x: bool) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[24..].as_mut_ptr(),
+        ::core::mem::size_of::<<bool as ::flatbuffers::EndianScalar>::Scalar>(),
       );
     }
   }

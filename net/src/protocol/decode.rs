@@ -137,6 +137,7 @@ fn write_op(write: &wire::Write<'_>, payload: &mut Payload, limits: &Limits) -> 
         client: session.client(),
         sequence: session.sequence(),
         acked_below: session.acked_below(),
+        retry: session.retry(),
     });
     Ok(Op::Write { session, consistency: write_consistency(write.consistency())?, mutations })
 }
@@ -272,6 +273,7 @@ fn outcome(outcome: &wire::Outcome) -> Result<MutationOutcome, DecodeError> {
             Ok(MutationOutcome::NotSwapped { current: outcome.flag().then_some(version) })
         }
         codes::OUTCOME_ACCEPTED => Ok(MutationOutcome::Accepted),
+        codes::OUTCOME_NOT_APPLIED => Ok(MutationOutcome::NotApplied),
         other => Err(unknown("outcome", other)),
     }
 }

@@ -28,6 +28,7 @@ pub(super) mod codes {
     pub const OUTCOME_SWAPPED: u8 = 2;
     pub const OUTCOME_NOT_SWAPPED: u8 = 3;
     pub const OUTCOME_ACCEPTED: u8 = 4;
+    pub const OUTCOME_NOT_APPLIED: u8 = 5;
 
     pub const BUSY: u8 = 0;
     pub const NOT_LEADER: u8 = 1;
@@ -218,8 +219,8 @@ fn op(builder: &mut Builder, op: &Op) -> (wire::Op, WIPOffset<UnionWIPOffset>, u
                 .map(|(key, value, expected)| key.len() + value.len() + expected.len())
                 .sum();
             let vector = builder.create_vector_from_iter(mutations.iter().map(mutation));
-            let session = session.as_ref().map(|SessionStamp { client, sequence, acked_below }| {
-                wire::Session::new(*client, *sequence, *acked_below)
+            let session = session.as_ref().map(|SessionStamp { client, sequence, acked_below, retry }| {
+                wire::Session::new(*client, *sequence, *acked_below, *retry)
             });
             let args = wire::WriteArgs {
                 consistency: write_consistency(*consistency),
@@ -389,6 +390,7 @@ fn outcome(outcome: &MutationOutcome) -> wire::Outcome {
         MutationOutcome::NotSwapped { current } => {
             wire::Outcome::new(current.unwrap_or(0), codes::OUTCOME_NOT_SWAPPED, current.is_some())
         }
+        MutationOutcome::NotApplied => wire::Outcome::new(0, codes::OUTCOME_NOT_APPLIED, false),
         MutationOutcome::Accepted => wire::Outcome::new(0, codes::OUTCOME_ACCEPTED, false),
     }
 }

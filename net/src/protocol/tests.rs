@@ -59,7 +59,12 @@ fn mutations() -> impl Strategy<Value = Mutation> {
 
 fn ops() -> impl Strategy<Value = Op> {
     let session = any::<(u64, u64, u64)>()
-        .prop_map(|(client, sequence, acked_below)| SessionStamp { client, sequence, acked_below });
+        .prop_map(|(client, sequence, acked_below)| SessionStamp {
+            client,
+            sequence,
+            acked_below,
+            retry: sequence % 2 == 0,
+        });
     use WriteConsistency::{Eventual, Leader, Strong};
     let writes = prop_oneof![Just(Strong), Just(Leader), Just(Eventual)];
     prop_oneof![

@@ -172,6 +172,7 @@ impl ClientCore {
             }
             connection.queue.pop_front();
             operation.state = State::InFlight(id);
+            operation.mark_retry();
             connection.sent(operation.size_bytes, now);
             let request = self.operations.begin_attempt(op);
             self.effects.push_back(Effect::Send { connection: id, id: request });

@@ -74,6 +74,13 @@ impl Operation {
         self.request.op.is_write() && (sent || self.doubtful)
     }
 
+    /// Says in the stamp of a write whether an earlier attempt may have been executed.
+    pub(super) fn mark_retry(&mut self) {
+        if let Op::Write { session: Some(stamp), .. } = &mut self.request.op {
+            stamp.retry = self.doubtful;
+        }
+    }
+
     /// Whether sending it again is safe after an attempt that may have been executed.
     pub(super) fn is_repeatable(&self) -> bool {
         !matches!(self.request.op, Op::Write { session: None, .. })

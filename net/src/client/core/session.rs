@@ -7,7 +7,7 @@
 //!
 //! **Invariant**: `done` is as long as `next - base`, and does not begin with an answered one.
 
-use crate::protocol::SessionStamp;
+use crate::protocol::{SESSION_WINDOW, SessionStamp};
 use std::collections::VecDeque;
 
 #[derive(Debug)]
@@ -33,7 +33,12 @@ impl Session {
         let sequence = self.next;
         self.next += 1;
         self.done.push_back(false);
-        SessionStamp { client: self.client, sequence, acked_below: self.base }
+        SessionStamp { client: self.client, sequence, acked_below: self.base, retry: false }
+    }
+
+    /// Whether a server would refuse one more write of this session for now.
+    pub(super) fn is_full(&self) -> bool {
+        self.next - self.base >= SESSION_WINDOW
     }
 
     /// The write with this stamp will not be sent again. Stamps of an earlier session are ignored.
@@ -72,7 +77,8 @@ mod tests {
         let first = session.stamp();
         session.settle(&first);
         session.settle(&first);
-        session.settle(&SessionStamp { client: 8, sequence: 2, acked_below: 1 });
-        assert_eq!(session.stamp(), SessionStamp { client: 7, sequence: 2, acked_below: 2 });
+        session.settle(&SessionStamp { client: 8, sequence: 2, acked_below: 1, retry: false });
+        let next = SessionStamp { client: 7, sequence: 2, acked_below: 2, retry: false };
+        assert_eq!(session.stamp(), next);
     }
 }
