@@ -24,7 +24,8 @@ const LEVEL0_MERGE: c_int = 4;
 /// RocksDB's own info log per database.
 const INFO_LOG_BYTES: usize = 4 << 20;
 const INFO_LOGS_KEPT: usize = 2;
-/// Writeback is started every so many bytes, so that the sync at a file's end finds little to do.
+/// With buffered writes, writeback is started every so many bytes, so that the sync at a file's end finds
+/// little to do.
 const BYTES_PER_SYNC: u64 = 1 << 20;
 const BLOOM_BITS_PER_KEY: f64 = 10.0;
 
