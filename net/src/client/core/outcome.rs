@@ -30,7 +30,8 @@ impl ClientCore {
         match reply.result {
             Ok(answer) => {
                 if let Answer::ClusterMap(map) = &answer {
-                    self.install_map(map.clone(), now);
+                    let from = self.connections.get(id).and_then(|connection| connection.node);
+                    self.install_map(map.clone(), from, now);
                 }
                 if let Some(operation) = self.detach(op) {
                     self.complete(op, operation, Ok(answer));

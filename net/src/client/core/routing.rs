@@ -3,7 +3,7 @@
 use super::connections::Phase;
 use super::operations::{OpId, Operation, Route, State};
 use super::{ClientCore, ConnectionId, Effect};
-use crate::map::{ClusterMap, ReplicaInfo, ShardInfo};
+use crate::map::{ClusterMap, NodeInfo, ReplicaInfo, ShardInfo};
 use crate::protocol::{HelloReply, Op, PROTOCOL_VERSION};
 use crate::types::Nanos;
 use crate::{ClientError, client::core::Health};
@@ -83,22 +83,18 @@ impl ClientCore {
         self.health.succeeded(&address);
         self.connections.identify(id, hello.node, hello.core);
         self.lengths_max = Some((hello.key_bytes_max, hello.value_bytes_max));
-        self.install_map(hello.map, now);
+        self.install_map(hello.map, Some(hello.node), now);
         self.pump(id, now);
     }
 
-    /// Takes a map that came from a node, if it is sound and not older than ours.
-    pub(super) fn install_map(&mut self, map: ClusterMap, now: Nanos) {
+    /// Takes a map that came from the node `from`, if it is sound and not older than ours.
+    pub(super) fn install_map(&mut self, map: ClusterMap, from: Option<u64>, now: Nanos) {
         let known = self.table.as_ref().map(|table| table.epoch());
         if known.is_some_and(|known| map.epoch < known) {
             return;
         }
         if known == Some(map.epoch) {
-            if let Some(table) = &mut self.table {
-                for shard in map.shards.iter().filter(|shard| shard.leader.is_some()) {
-                    table.set_leader(shard.id, shard.leader);
-                }
-            }
+            self.learn_leaders(&map, from, now);
             return;
         }
         let Ok(table) = map.into_routing() else { return };
@@ -119,6 +115,22 @@ impl ClientCore {
         }
     }
 
+    /// Takes over the leaders of a map as old as ours. A follower may lag behind what refusals have told us:
+    /// hearsay only fills gaps and replaces leaders out of reach; a node that names itself is believed.
+    fn learn_leaders(&mut self, map: &ClusterMap, from: Option<u64>, now: Nanos) {
+        let (Some(table), health) = (&mut self.table, &self.health) else { return };
+        for shard in map.shards.iter().filter(|shard| shard.leader.is_some()) {
+            let known = table.map().shard(shard.id).and_then(|ours| ours.leader);
+            let reachable = |node: u64| {
+                let node = table.map().node(node);
+                node.is_some_and(|node| health.down_until(&node.binary_addr, now).is_none())
+            };
+            if shard.leader == from || !known.is_some_and(reachable) {
+                table.set_leader(shard.id, shard.leader);
+            }
+        }
+    }
+
     fn way_to_address(&self, address: &Rc<str>, now: Nanos) -> Way {
         if let Some(connection) = self.connections.to_address(address) {
             return Way::Over(connection);
@@ -129,7 +141,8 @@ impl ClientCore {
         }
     }
 
-    /// A ready connection, else one on its way up, else an address of the map or the configuration.
+    /// A ready connection, else one on its way up, else a node of the map, else a configured address. A node
+    /// is dialled as its core 0, so that requests for that core find the connection and do not dial again.
     fn way_to_any_node(&self, random: u64, now: Nanos) -> Way {
         let pick = |count: usize| {
             let count = u64::try_from(count).unwrap_or(u64::MAX).max(1);
@@ -143,13 +156,13 @@ impl ClientCore {
         if let Some((connection, _)) = self.connections.iter().next() {
             return Way::Over(connection);
         }
-        let nodes = self.table.iter().flat_map(|table| &table.map().nodes);
-        let addresses: Vec<Rc<str>> = (self.endpoints.iter().map(Rc::clone))
-            .chain(nodes.map(|node| Rc::from(node.binary_addr.as_str())))
-            .collect();
-        let start = if self.table.is_some() { pick(addresses.len()) } else { 0 };
-        let turn = addresses[start..].iter().chain(&addresses[..start]);
-        first_up(&self.health, turn, now)
+        let nodes = self.table.as_ref().map_or(&[][..], |table| &table.map().nodes);
+        let (tail, head) = nodes.split_at(pick(nodes.len()));
+        let is_up = |node: &&NodeInfo| self.health.down_until(&node.binary_addr, now).is_none();
+        if let Some(node) = head.iter().chain(tail).find(is_up) {
+            return Way::ToReplica(ReplicaInfo { node: node.id, core: 0 }, Rc::from(&*node.binary_addr));
+        }
+        first_up(&self.health, self.endpoints.iter(), now)
     }
 
     fn way_to_shard(&mut self, op: OpId, random: u64, now: Nanos) -> Way {
