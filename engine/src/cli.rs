@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use engine::config::{Config, LogFormat};
-use glommio::{LocalExecutorBuilder, Placement};
+use engine::driver::executor;
 use net::{Client, ClientConfig};
 use tracing_subscriber::EnvFilter;
 
@@ -151,9 +151,5 @@ where
 {
     engine::host::raise_limits();
     engine::host::check(1, &[])?;
-    let executor = LocalExecutorBuilder::new(Placement::Unbound)
-        .name("ringkv-client")
-        .spawn(async move || work().await)
-        .map_err(|error| anyhow::anyhow!("cannot start the client's executor: {error}"))?;
-    executor.join().map_err(|error| anyhow::anyhow!("the client's executor failed: {error}"))?
+    executor::run_client(move || work()).map_err(|error| anyhow::anyhow!("the client's executor failed: {error}"))?
 }

@@ -18,6 +18,7 @@ use raft::Nanos;
 mod clients;
 mod disk;
 mod doors;
+pub mod executor;
 mod inbox;
 mod mesh;
 mod peers;

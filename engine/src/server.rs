@@ -10,7 +10,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use glommio::{LocalExecutorBuilder, Placement};
 use raft::{Index, Nanos};
 use thiserror::Error;
 use wal::WalConfig;
@@ -18,6 +17,7 @@ use wal::disk::dma::{DmaDisk, OpenError};
 
 use crate::config::{Config, EngineKind};
 use crate::core::{Core, CoreConfig, ReplicaSeed};
+use crate::driver::executor::{self, Executor};
 use crate::driver::{self, CoreParts, Doors, Mesh, Store, StoreParams};
 use crate::host::{self, HostError};
 use crate::identity::{DataDir, DataDirError};
@@ -161,17 +161,9 @@ struct OpenShard {
 }
 
 impl CoreSetup {
-    fn start(self) -> Result<glommio::ExecutorJoinHandle<Result<(), ServeError>>, ServeError> {
-        let placement = match self.cpu() {
-            Some(cpu) => Placement::Fixed(cpu),
-            None => Placement::Unbound,
-        };
-        LocalExecutorBuilder::new(placement)
-            .name(&format!("core-{}", self.mesh.core))
-            .spin_before_park(std::time::Duration::from_micros(self.config.node.spin_us))
-            .ring_depth(RING_DEPTH)
-            .io_memory(IO_MEMORY_BYTES)
-            .spawn(move || self.run())
+    fn start(self) -> Result<Executor<Result<(), ServeError>>, ServeError> {
+        let spin = std::time::Duration::from_micros(self.config.node.spin_us);
+        executor::start_core(self.mesh.core, self.cpu(), spin, move || self.run())
             .map_err(|error| ServeError::Start { what: "an executor", detail: error.to_string() })
     }
 
@@ -279,10 +271,6 @@ impl CoreSetup {
 
 /// Reads of one shard that may wait for a quorum or for apply.
 const READS_MAX: usize = 1 << 16;
-/// Submission queue of an executor: many connections and log writes at once.
-const RING_DEPTH: usize = 1024;
-/// Memory an executor registers with the kernel for direct I/O.
-const IO_MEMORY_BYTES: usize = 32 << 20;
 
 /// A seed for election timeouts: they must differ between nodes and starts, and need not be unpredictable.
 fn random_seed() -> u64 {

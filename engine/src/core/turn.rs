@@ -50,6 +50,7 @@ impl Core {
     /// Ends the turn: every touched replica hands over what it wants done, the apply lane and the log are fed, and
     /// the effects come out in the order they must be carried out.
     pub fn settle(&mut self) -> std::vec::Drain<'_, Effect> {
+        self.counters.turns += 1;
         while let Some(shard) = self.touched.pop() {
             self.is_touched[usize_of(shard)] = false;
             self.settle_replica(shard);

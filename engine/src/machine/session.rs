@@ -35,9 +35,9 @@ use crate::store::{StorageEngine, StoreError};
 pub struct SessionLimits {
     /// Sessions per shard; one more makes the shard forget the session used longest ago.
     pub sessions_max: usize,
-    /// Mutation outcomes per session; beyond, its lowest sequences are forgotten (but never the newest
-    /// write, however many mutations it has).
-    pub session_outcomes_max: usize,
+    /// Writes remembered per session; beyond, its lowest sequences are forgotten. Front doors admit no write that many
+    /// sequences above what its client has acknowledged, so this never forgets a write that may still come.
+    pub session_writes_max: usize,
     /// Mutation outcomes per shard; beyond, sessions used longest ago are forgotten (but never the one in
     /// use).
     pub shard_outcomes_max: usize,
@@ -46,11 +46,11 @@ pub struct SessionLimits {
 impl SessionLimits {
     /// The limits of every shard: about 10 MiB of memory when all are reached.
     pub const STANDARD: Self =
-        Self { sessions_max: 4096, session_outcomes_max: 1024, shard_outcomes_max: 128 * 1024 };
+        Self { sessions_max: 4096, session_writes_max: 1024, shard_outcomes_max: 128 * 1024 };
 }
 
 const _: () =
-    assert!(SessionLimits::STANDARD.session_outcomes_max <= SessionLimits::STANDARD.shard_outcomes_max);
+    assert!(SessionLimits::STANDARD.session_writes_max <= SessionLimits::STANDARD.shard_outcomes_max);
 
 /// A session record that cannot be read: rebuild the replica from its peers by snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -185,7 +185,7 @@ impl SessionTable {
 
     /// Remembers the outcome of a write just admitted as fresh.
     pub(super) fn remember(&mut self, stamp: Session, outcome: &Outcome) {
-        let max = self.limits.session_outcomes_max;
+        let max = self.limits.session_writes_max;
         let session = self.sessions.get_mut(&stamp.client).expect("an admitted write has a session");
         let before = session.weight;
         match session.find(stamp.sequence) {
@@ -255,7 +255,7 @@ impl SessionTable {
             assert_eq!(weights, session.weight);
             assert!(session.outcomes.iter().all(|(sequence, _)| *sequence >= session.floor));
             assert!(session.outcomes.iter().is_sorted_by(|a, b| a.0 < b.0));
-            assert!(session.weight <= self.limits.session_outcomes_max || session.outcomes.len() == 1);
+            assert!(session.outcomes.len() <= self.limits.session_writes_max);
             total += session.weight;
         }
         assert_eq!(total, self.weight);
@@ -286,9 +286,9 @@ impl ClientSession {
         before - self.weight
     }
 
-    /// Forgets the lowest sequences until at most `max` mutation outcomes or one write are left.
+    /// Forgets the lowest sequences until at most `max` writes are left.
     fn shed(&mut self, max: usize) {
-        while self.weight > max && self.outcomes.len() > 1 {
+        while self.outcomes.len() > max {
             let (sequence, outcome) = self.outcomes.pop_front().expect("there are at least two");
             self.weight -= weight(&outcome);
             self.floor = sequence + 1;

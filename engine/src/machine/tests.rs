@@ -198,7 +198,7 @@ fn an_acknowledged_sequence_is_forgotten_and_then_refused() {
 
 #[test]
 fn outcomes_and_sessions_are_bounded() {
-    let limits = SessionLimits { sessions_max: 2, session_outcomes_max: 3, shard_outcomes_max: 5 };
+    let limits = SessionLimits { sessions_max: 2, session_writes_max: 3, shard_outcomes_max: 5 };
     let engine: Arc<dyn StorageEngine> = Arc::new(MemEngine::new());
     let mut machine = Machine::open_with_limits(Arc::clone(&engine), limits).expect("a machine");
     for sequence in 1..=4 {

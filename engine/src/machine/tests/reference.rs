@@ -10,7 +10,7 @@ use crate::store::conformance::contents;
 
 /// Small, so that random logs reach them.
 const LIMITS: SessionLimits =
-    SessionLimits { sessions_max: 3, session_outcomes_max: 4, shard_outcomes_max: 9 };
+    SessionLimits { sessions_max: 3, session_writes_max: 4, shard_outcomes_max: 9 };
 
 #[derive(Clone, Debug)]
 enum Want {
@@ -148,7 +148,7 @@ impl Naive {
         } else {
             let outcome = self.execute(index, &command.changes);
             session.outcomes.insert(stamp.sequence, outcome.clone());
-            while weight(&session) > LIMITS.session_outcomes_max && session.outcomes.len() > 1 {
+            while session.outcomes.len() > LIMITS.session_writes_max {
                 let (sequence, _) = session.outcomes.pop_first().expect("more than one");
                 session.floor = sequence + 1;
             }
