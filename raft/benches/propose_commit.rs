@@ -3,6 +3,8 @@
 //! One turn proposes a batch on the leader and runs the group until all three nodes have committed it; the disk and the
 //! network cost nothing. Throughput counts proposals.
 
+#![expect(missing_docs, reason = "criterion's macro makes a public function without any")]
+
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use raft::{ConfState, Config, Index, InitialState, MemStorage, Message, Nanos, NodeId, RawNode};

@@ -152,7 +152,7 @@ impl Case {
         if self.rng.chance(self.faults.crash * 10) && self.cluster.is_up(id) {
             let kept = self.rng.below(self.cluster.host(id).disk.under_way() + 1);
             self.cluster.crash(id, kept);
-        } else if !self.cluster.is_up(id) && self.rng.chance(30) {
+        } else if !self.cluster.is_up(id) && self.rng.chance(10) {
             self.cluster.start(id);
         }
         if self.rng.chance(self.faults.cut * 5) {
@@ -162,7 +162,8 @@ impl Case {
             } else {
                 self.cluster.cut.insert((id, other));
             }
-        } else if self.rng.chance(20) {
+        } else if self.rng.chance(2) {
+            // A partition lasts some election timeouts, or nothing could come of it.
             self.cluster.cut.clear();
         }
         if self.rng.chance(self.faults.loss) && !self.cluster.wire.is_empty() {
@@ -248,7 +249,7 @@ fn safety_holds_under_faults_and_the_group_heals() {
     let seeds = first.map_or(0..cases, |seed| seed..seed + 1);
     for seed in seeds {
         let outcome = std::panic::catch_unwind(|| {
-            let case = run(seed, 4000);
+            let case = run(seed, 12_000);
             let checkers = &case.cluster.checkers;
             (checkers.elections.terms_led(), checkers.reads.served(), checkers.leaders.last_committed())
         });
