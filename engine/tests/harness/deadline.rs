@@ -1,0 +1,31 @@
+//! Waiting for a condition, never for a time.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Pause between two looks.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// Looks until `look` has an answer.
+///
+/// # Panics
+/// When there is none within `limit`, with `what` and the last complaint.
+#[track_caller]
+pub fn until<T>(what: &str, limit: Duration, look: impl FnMut() -> Result<T, String>) -> T {
+    match within(limit, look) {
+        Ok(found) => found,
+        Err(complaint) => panic!("waited {limit:?} for {what}, in vain: {complaint}"),
+    }
+}
+
+/// Looks until `look` has an answer, or until `limit` has passed; then its last complaint.
+pub fn within<T>(limit: Duration, mut look: impl FnMut() -> Result<T, String>) -> Result<T, String> {
+    let deadline = Instant::now() + limit;
+    loop {
+        match look() {
+            Ok(found) => return Ok(found),
+            Err(complaint) if Instant::now() >= deadline => return Err(complaint),
+            Err(_) => thread::sleep(LOOK),
+        }
+    }
+}

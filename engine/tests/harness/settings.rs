@@ -1,0 +1,112 @@
+//! What a test wants of its cluster, and the configuration files that say so.
+//!
+//! The defaults make nodes that are small and start quickly; times are those the product ships with.
+
+use std::fmt::Write;
+use std::net::SocketAddr;
+use std::path::Path;
+
+/// One mebibyte.
+pub const MIB: u64 = 1 << 20;
+
+/// What a test wants of its cluster.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Number of nodes.
+    pub nodes: u64,
+    /// User shards.
+    pub shards: u32,
+    /// Executors of each node.
+    pub cores: u32,
+    /// `rocksdb` or `memory`.
+    pub engine: &'static str,
+    /// Longest value.
+    pub value_bytes_max: u64,
+    /// Size of a log segment; a batch may take half of it.
+    pub segment_bytes: u64,
+    /// Writes in flight per core.
+    pub inflight_bytes_max: u64,
+    /// Answers queued per connection.
+    pub connection_bytes_max: u64,
+    /// Messages queued per peer.
+    pub peer_bytes_max: u64,
+    /// Longest wait inside the server.
+    pub request_timeout_ms: u64,
+    /// Further keys of `[raft]`, one per line.
+    pub raft: &'static str,
+    /// Filter of the nodes' logs.
+    pub log_level: &'static str,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            nodes: 3,
+            shards: 4,
+            cores: 1,
+            engine: "rocksdb",
+            value_bytes_max: MIB,
+            segment_bytes: 8 * MIB,
+            inflight_bytes_max: 16 * MIB,
+            connection_bytes_max: 8 * MIB,
+            peer_bytes_max: 16 * MIB,
+            request_timeout_ms: 5_000,
+            raft: "",
+            log_level: "info",
+        }
+    }
+}
+
+/// Addresses of one node.
+#[derive(Clone, Copy, Debug)]
+pub struct Addresses {
+    /// Its door for clients.
+    pub binary: SocketAddr,
+    /// Its door for the other nodes.
+    pub peer: SocketAddr,
+}
+
+impl Settings {
+    /// The configuration of node `id`; `addresses` are those of nodes 1, 2, ….
+    pub fn config(&self, id: u64, data_dir: &Path, addresses: &[Addresses]) -> String {
+        let own = addresses[usize::try_from(id - 1).expect("few nodes")];
+        let Settings { shards, cores, engine, raft, log_level, .. } = self;
+        let mut text = format!(
+            "[node]\nid = {id}\ndata_dir = {data_dir:?}\ncores = {cores}\n\n\
+             [listen]\nbinary = \"{}\"\npeer = \"{}\"\n\n\
+             [cluster]\nid = \"tested\"\nshards = {shards}\n\n",
+            own.binary, own.peer
+        );
+        for (id, node) in (1..).zip(addresses) {
+            write!(
+                text,
+                "[[cluster.nodes]]\nid = {id}\nbinary = \"{}\"\npeer = \"{}\"\ncores = {cores}\n\n",
+                node.binary, node.peer
+            )
+            .expect("writing to a string");
+        }
+        write!(
+            text,
+            "[raft]\n{raft}\n\n\
+             [wal]\nsegment_bytes = {}\nbatch_bytes_max = {}\npool_min = 2\npool_max = 4\ncache_bytes = {}\n\
+             retain_bytes = {}\n\n\
+             [storage]\nengine = \"{engine}\"\ncache_bytes = {}\nwrite_buffer_bytes = {}\n\n\
+             [limits]\nvalue_bytes_max = {}\ninflight_bytes_max = {}\nconnection_bytes_max = {}\n\
+             peer_bytes_max = {}\nrequest_timeout_ms = {}\n\n\
+             [log]\nlevel = \"{log_level}\"\n",
+            self.segment_bytes,
+            self.segment_bytes / 2 + MIB,
+            16 * MIB,
+            8 * self.segment_bytes,
+            32 * MIB,
+            16 * MIB,
+            self.value_bytes_max,
+            self.inflight_bytes_max,
+            self.connection_bytes_max,
+            self.peer_bytes_max,
+            self.request_timeout_ms,
+        )
+        .expect("writing to a string");
+        text
+    }
+}
