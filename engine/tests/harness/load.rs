@@ -9,7 +9,7 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -74,6 +74,7 @@ pub struct Load {
     started: Instant,
     stop: Arc<AtomicBool>,
     probes: Arc<Mutex<Probes>>,
+    acknowledged: Arc<AtomicU64>,
     executor: Option<ExecutorJoinHandle<LoadResult>>,
 }
 
@@ -83,12 +84,19 @@ impl Load {
         let started = Instant::now();
         let stop = Arc::new(AtomicBool::new(false));
         let probes = Arc::new(Mutex::new(Probes::new()));
-        let shared = Shared { started, stop: Arc::clone(&stop), probes: Arc::clone(&probes), config };
+        let acknowledged = Arc::new(AtomicU64::new(0));
+        let shared = Shared {
+            started,
+            stop: Arc::clone(&stop),
+            probes: Arc::clone(&probes),
+            acknowledged: Arc::clone(&acknowledged),
+            config,
+        };
         let executor = LocalExecutorBuilder::new(Placement::Unbound)
             .name("test-load")
             .spawn(move || run(shared, endpoints))
             .expect("an executor starts");
-        Load { started, stop, probes, executor: Some(executor) }
+        Load { started, stop, probes, acknowledged, executor: Some(executor) }
     }
 
     /// The time of the history.
@@ -105,6 +113,15 @@ impl Load {
             }
             probes.iter().map(|(shard, acknowledged)| outage(*shard, acknowledged, from)).collect()
         })
+    }
+
+    /// Waits until the workers have had so many more operations acknowledged.
+    pub fn wait_for_operations(&self, count: u64, limit: Duration) {
+        let goal = self.acknowledged.load(Ordering::Relaxed) + count;
+        until("the clients to get work done", limit, || match self.acknowledged.load(Ordering::Relaxed) {
+            now if now >= goal => Ok(()),
+            now => Err(format!("{} of {count} operations are missing", goal - now)),
+        });
     }
 
     /// Ends the clients; what they did.
@@ -174,6 +191,7 @@ struct Shared {
     started: Instant,
     stop: Arc<AtomicBool>,
     probes: Arc<Mutex<Probes>>,
+    acknowledged: Arc<AtomicU64>,
     config: LoadConfig,
 }
 
@@ -268,6 +286,7 @@ impl Worker {
         let token = self.token();
         let key = Bytes::from(format!("once-{token:x}"));
         if self.client.put(key.clone(), value_of(token)).await.is_ok() {
+            self.shared.acknowledged.fetch_add(1, Ordering::Relaxed);
             self.result.borrow_mut().written.push((key, token));
         }
     }
@@ -290,6 +309,7 @@ impl Worker {
         let result = self.perform(&key, action).await;
         let end = match result {
             Ok((answer, version)) => {
+                self.shared.acknowledged.fetch_add(1, Ordering::Relaxed);
                 self.learn(number, action, answer);
                 End::Ok { at: self.shared.now(), answer, version }
             }
