@@ -1,4 +1,6 @@
 //! What one request costs on the wire's CPU: a 4 KiB put there and back, and a peer frame of 64 appends.
+// The items criterion generates have no documentation.
+#![allow(missing_docs)]
 
 use bytes::{Bytes, BytesMut};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
@@ -60,7 +62,8 @@ fn wire(criterion: &mut Criterion) {
 
     let mut group = criterion.benchmark_group("peer_64_appends");
     group.throughput(Throughput::Elements(64));
-    let (messages, mut encoder, mut out) = (appends(64), PeerEncoder::new(1 << 20, u32::MAX), BytesMut::new());
+    let (messages, mut encoder, mut out) =
+        (appends(64), PeerEncoder::new(1 << 20, u32::MAX), BytesMut::new());
     group.bench_function("encode", |bench| {
         bench.iter(|| {
             out.clear();

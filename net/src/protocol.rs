@@ -11,11 +11,11 @@ mod checks;
 mod decode;
 mod encode;
 
-pub use checks::DecodeError;
-pub use decode::{decode_client_hello, decode_error, decode_hello_reply, decode_reply, decode_request};
 pub use crate::frame::FrameTooLong;
-pub use encode::Encoder;
+pub use checks::DecodeError;
 pub(crate) use checks::{Payload, expect_kind, verified};
+pub use decode::{decode_client_hello, decode_error, decode_hello_reply, decode_reply, decode_request};
+pub use encode::Encoder;
 pub(crate) use encode::{Builder, piece_len};
 
 use crate::map::ClusterMap;
@@ -198,7 +198,9 @@ impl Mutation {
     #[must_use]
     pub fn key(&self) -> &Bytes {
         match self {
-            Mutation::Put { key, .. } | Mutation::Delete { key } | Mutation::CompareAndSwap { key, .. } => key,
+            Mutation::Put { key, .. } | Mutation::Delete { key } | Mutation::CompareAndSwap { key, .. } => {
+                key
+            }
         }
     }
 }

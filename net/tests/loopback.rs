@@ -5,8 +5,8 @@ use glommio::LocalExecutor;
 use net::frame::{FrameKind, FrameWriter};
 use net::map::{ClusterMap, NodeInfo, ReplicaInfo, ShardInfo, SlotRange};
 use net::protocol::{
-    Answer, ClientHello, Encoder, ErrorCode, ErrorReport, Expected, HelloReply, Mutation, MutationOutcome, Op,
-    PROTOCOL_VERSION, Refusal, Reply, Request, WriteConsistency, decode_client_hello, decode_error,
+    Answer, ClientHello, Encoder, ErrorCode, ErrorReport, Expected, HelloReply, Mutation, MutationOutcome,
+    Op, PROTOCOL_VERSION, Refusal, Reply, Request, WriteConsistency, decode_client_hello, decode_error,
     decode_reply, decode_request,
 };
 use net::transport::client::Swap;
@@ -65,7 +65,8 @@ fn many_and_large_frames_arrive_in_order_and_the_end_is_seen() {
     run(async {
         let listener = Listener::bind(anywhere()).unwrap();
         let address = listener.local_addr();
-        let sizes = |id: u64| usize::try_from(id * 37 % 5000 + if id == 500 { 3_000_000 } else { 0 }).unwrap();
+        let sizes =
+            |id: u64| usize::try_from(id * 37 % 5000 + if id == 500 { 3_000_000 } else { 0 }).unwrap();
         let sender = glommio::spawn_local(async move {
             let (_reader, sender) = dial(address).await.split();
             for id in 0..1000 {
@@ -478,8 +479,7 @@ fn a_malformed_request_is_refused_and_the_connection_lives() {
             .append(|out| {
                 encoder.client_hello(&hello, out).unwrap();
                 append(out, 42, b"this is not the metadata you expect");
-                let ask =
-                    Request { id: RequestId(43), shard: 0, epoch: 0, namespace: 0, op: Op::ClusterMap };
+                let ask = Request { id: RequestId(43), shard: 0, epoch: 0, namespace: 0, op: Op::ClusterMap };
                 encoder.request(&ask, out).unwrap();
             })
             .unwrap();

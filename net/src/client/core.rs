@@ -383,9 +383,7 @@ fn values(mutation: &Mutation) -> [Option<&bytes::Bytes>; 2] {
     match mutation {
         Mutation::Put { value, .. } => [Some(value), None],
         Mutation::Delete { .. } => [None, None],
-        Mutation::CompareAndSwap { expected: Expected::Value(value), new, .. } => {
-            [Some(value), new.as_ref()]
-        }
+        Mutation::CompareAndSwap { expected: Expected::Value(value), new, .. } => [Some(value), new.as_ref()],
         Mutation::CompareAndSwap { new, .. } => [new.as_ref(), None],
     }
 }

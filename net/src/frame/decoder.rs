@@ -119,7 +119,11 @@ impl FrameDecoder {
         self.header = None;
         let computed = crc32c::crc32c(&frame[HEADER_BYTES..]);
         if computed != header.body_checksum {
-            return Err(FrameError::BadBodyChecksum { id: header.id, stored: header.body_checksum, computed });
+            return Err(FrameError::BadBodyChecksum {
+                id: header.id,
+                stored: header.body_checksum,
+                computed,
+            });
         }
         let kind = header.kind.map_err(|found| FrameError::UnknownKind { id: header.id, found })?;
         let payload_at = HEADER_BYTES + header.meta_bytes;

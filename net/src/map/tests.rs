@@ -28,16 +28,10 @@ fn the_meta_shard_owns_no_slots_and_gaps_belong_to_nobody() {
     let table = map(vec![shard(0, None), shard(1, Some((10, 20))), shard(2, Some((30, 40)))]);
     let table = table.into_routing().unwrap();
     let owner = |slot| table.shard_of_slot(slot).map(|shard| shard.id);
-    assert_eq!([9, 10, 20, 21, 29, 30, 40, 41].map(owner), [
-        None,
-        Some(1),
-        Some(1),
-        None,
-        None,
-        Some(2),
-        Some(2),
-        None
-    ]);
+    assert_eq!(
+        [9, 10, 20, 21, 29, 30, 40, 41].map(owner),
+        [None, Some(1), Some(1), None, None, Some(2), Some(2), None]
+    );
 }
 
 #[test]

@@ -178,7 +178,8 @@ fn body(builder: &mut Builder, body: &GroupBody) -> (wire::Body, WIPOffset<Union
     use wire::Body;
     match *body {
         GroupBody::Append { prev_index, prev_term, ref entries, commit, round } => {
-            let vector = |builder: &mut Builder| builder.create_vector_from_iter(entries.iter().map(wire_entry));
+            let vector =
+                |builder: &mut Builder| builder.create_vector_from_iter(entries.iter().map(wire_entry));
             let entries = if entries.is_empty() { None } else { Some(vector(builder)) };
             let args = wire::AppendArgs { prev_index, prev_term, commit, round, entries };
             (Body::Append, wire::Append::create(builder, &args).as_union_value())

@@ -28,7 +28,8 @@ fn append(group: u32, prev_index: u64, data: &[&[u8]]) -> GroupMessage {
         kind: 0,
         data: Bytes::copy_from_slice(data),
     });
-    let body = GroupBody::Append { prev_index, prev_term: 1, entries: entries.collect(), commit: 1, round: 4 };
+    let body =
+        GroupBody::Append { prev_index, prev_term: 1, entries: entries.collect(), commit: 1, round: 4 };
     GroupMessage { group, from: 1, to: 2, term: 2, body }
 }
 
@@ -41,8 +42,7 @@ fn bodies() -> impl Strategy<Value = GroupBody> {
     ];
     let entry = (any::<u64>(), any::<u8>(), prop::collection::vec(any::<u8>(), 0..60));
     prop_oneof![
-        any::<(u64, u64)>()
-            .prop_map(|(last_index, last_term)| GroupBody::PreVote { last_index, last_term }),
+        any::<(u64, u64)>().prop_map(|(last_index, last_term)| GroupBody::PreVote { last_index, last_term }),
         any::<bool>().prop_map(|granted| GroupBody::PreVoteResponse { granted }),
         any::<(u64, u64, bool)>().prop_map(|(last_index, last_term, transfer)| GroupBody::Vote {
             last_index,

@@ -139,10 +139,8 @@ impl Encoder {
             Ok(answer) => answer_body(&mut self.builder, answer),
             Err(refusal) => (wire::Answer::Refused, refused(&mut self.builder, refusal), 0),
         };
-        let root = wire::Reply::create(
-            &mut self.builder,
-            &wire::ReplyArgs { answer_type, answer: Some(answer) },
-        );
+        let root =
+            wire::Reply::create(&mut self.builder, &wire::ReplyArgs { answer_type, answer: Some(answer) });
         self.seal(root, FrameKind::Reply, reply.id, payload_bytes, out, |frame| match &reply.result {
             Ok(Answer::Value { value: Some(value), .. }) => frame.put(&value.data),
             Ok(Answer::Scan { items, next, .. }) => {

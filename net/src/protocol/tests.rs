@@ -49,22 +49,27 @@ fn mutations() -> impl Strategy<Value = Mutation> {
         blob().prop_map(Expected::Value)
     ];
     prop_oneof![
-        (blob(), blob(), option::of(any::<u64>()))
-            .prop_map(|(key, value, ttl_ms)| Mutation::Put { key, value, ttl_ms }),
+        (blob(), blob(), option::of(any::<u64>())).prop_map(|(key, value, ttl_ms)| Mutation::Put {
+            key,
+            value,
+            ttl_ms
+        }),
         blob().prop_map(|key| Mutation::Delete { key }),
-        (blob(), expected, option::of(blob()))
-            .prop_map(|(key, expected, new)| Mutation::CompareAndSwap { key, expected, new }),
+        (blob(), expected, option::of(blob())).prop_map(|(key, expected, new)| Mutation::CompareAndSwap {
+            key,
+            expected,
+            new
+        }),
     ]
 }
 
 fn ops() -> impl Strategy<Value = Op> {
-    let session = any::<(u64, u64, u64)>()
-        .prop_map(|(client, sequence, acked_below)| SessionStamp {
-            client,
-            sequence,
-            acked_below,
-            retry: sequence % 2 == 0,
-        });
+    let session = any::<(u64, u64, u64)>().prop_map(|(client, sequence, acked_below)| SessionStamp {
+        client,
+        sequence,
+        acked_below,
+        retry: sequence % 2 == 0,
+    });
     use WriteConsistency::{Eventual, Leader, Strong};
     let writes = prop_oneof![Just(Strong), Just(Leader), Just(Eventual)];
     prop_oneof![
@@ -266,10 +271,7 @@ fn contradictory_mutations_are_refused() {
         builder.finish(root, None);
         let payload = Bytes::from(vec![0; usize::try_from(1 + value_len + expected_len).unwrap()]);
         let meta = Bytes::copy_from_slice(builder.finished_data());
-        decode_request(
-            &Frame { kind: FrameKind::Request, id: RequestId(1), meta, payload },
-            &Limits::DEFAULT,
-        )
+        decode_request(&Frame { kind: FrameKind::Request, id: RequestId(1), meta, payload }, &Limits::DEFAULT)
     };
     assert!(decode((0, 0, true, 2, 0)).is_ok(), "the harness makes valid requests");
     for (contradiction, fields) in [

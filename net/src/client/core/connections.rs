@@ -121,7 +121,12 @@ impl Connection {
 
 impl ClientCore {
     /// Dials. `replica`: the core it is meant for.
-    pub(super) fn open(&mut self, address: Rc<str>, replica: Option<ReplicaInfo>, now: Nanos) -> ConnectionId {
+    pub(super) fn open(
+        &mut self,
+        address: Rc<str>,
+        replica: Option<ReplicaInfo>,
+        now: Nanos,
+    ) -> ConnectionId {
         self.connections.opened += 1;
         let id = ConnectionId(self.connections.opened);
         let connection = Connection {

@@ -202,14 +202,7 @@ impl ClientCore {
         }
     }
 
-    fn on_not_leader(
-        &mut self,
-        op: OpId,
-        id: ConnectionId,
-        leader: Option<u64>,
-        epoch: u64,
-        now: Nanos,
-    ) {
+    fn on_not_leader(&mut self, op: OpId, id: ConnectionId, leader: Option<u64>, epoch: u64, now: Nanos) {
         let Some(operation) = self.operations.get_mut(op) else { return };
         let shard = operation.request.shard;
         let answering = self.connections.get(id).and_then(|connection| connection.node);

@@ -9,8 +9,8 @@ use crate::client::{ClientConfig, ClientError, ConnectError};
 use crate::frame::{Frame, FrameKind};
 use crate::map::ClusterMap;
 use crate::protocol::{
-    Answer, ClientHello, DecodeError, Encoder, ErrorReport, FrameTooLong, Op, PROTOCOL_VERSION,
-    decode_error, decode_hello_reply, decode_reply,
+    Answer, ClientHello, DecodeError, Encoder, ErrorReport, FrameTooLong, Op, PROTOCOL_VERSION, decode_error,
+    decode_hello_reply, decode_reply,
 };
 use crate::transport::signal::Signal;
 use crate::transport::{Connection, ConnectionConfig, FrameReader, FrameSender, ReadError};
@@ -132,7 +132,12 @@ impl Driver {
         self.core.borrow().cluster_map().cloned().unwrap_or_default()
     }
 
-    pub(super) async fn call(self: &Rc<Self>, target: Target, namespace: u8, op: Op) -> Result<Answer, ClientError> {
+    pub(super) async fn call(
+        self: &Rc<Self>,
+        target: Target,
+        namespace: u8,
+        op: Op,
+    ) -> Result<Answer, ClientError> {
         let slot = self.slots.borrow_mut().occupy();
         let submitted = self.core.borrow_mut().submit(target, namespace, op, slot, self.now());
         let op = match submitted {

@@ -176,7 +176,8 @@ fn run(seed: u64, sessions: bool) -> (usize, usize) {
     let mut world = World::new(seed, sessions);
     for token in 0..200u64 {
         let mutation = Mutation::Put { key: format!("k{token}").into(), value: "v".into(), ttl_ms: None };
-        let op = Op::Write { session: None, consistency: WriteConsistency::Strong, mutations: vec![mutation] };
+        let op =
+            Op::Write { session: None, consistency: WriteConsistency::Strong, mutations: vec![mutation] };
         world.core.submit(Target::Key, 0, op, token, world.now).unwrap();
         world.look();
         for _ in 0..8 {
