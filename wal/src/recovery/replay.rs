@@ -58,6 +58,11 @@ impl Replay {
         self.suspects.extend(self.streams.keys());
     }
 
+    /// A record of this stream is lost.
+    pub(super) fn lose(&mut self, stream: StreamId) {
+        self.damaged.insert(stream);
+    }
+
     pub(super) fn apply(
         &mut self,
         view: &RecordView<'_>,
@@ -99,6 +104,10 @@ impl Replay {
                 return Ok(false);
             }
             let begins = view.sequence == 0;
+            if begins {
+                // Whatever was lost was of an earlier stream of that name.
+                self.damaged.remove(&view.stream);
+            }
             let log = if begins { StreamLog::new() } else { StreamLog::new_floating() };
             self.streams.insert(view.stream, log);
             return match begins || (self.purged && !self.gap_seen) {

@@ -278,6 +278,9 @@ impl Scan {
                 Some(len)
             }
             Err((offset, why)) => {
+                if self.survey.is_some_and(|flushed| self.end_lsn() < flushed) {
+                    self.name_lost(link, &header, &rest[..len]);
+                }
                 self.stop(link, offset, why);
                 Some(0)
             }
@@ -302,6 +305,16 @@ impl Scan {
             return Err((self.at, "the batch holds another number of records than it says"));
         }
         Ok(())
+    }
+
+    /// Names the streams of the sound records in a batch that is not applied: those records are lost with it.
+    fn name_lost(&mut self, link: &Link, header: &BatchHeader, batch: &[u8]) {
+        let end = BATCH_HEADER_BYTES + to_usize(header.records_bytes);
+        let mut at = BATCH_HEADER_BYTES;
+        while let Ok(view) = RecordView::parse(link.seed, self.at + to_u64(at), &batch[at..end]) {
+            self.replay.lose(view.stream);
+            at += view.len_bytes();
+        }
     }
 
     fn apply_records(&mut self, link: &Link, header: &BatchHeader, batch: &[u8]) {
