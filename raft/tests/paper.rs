@@ -350,6 +350,15 @@ fn section_5_2_the_vote_is_durable_before_it_leaves_and_survives_a_restart() {
     assert_eq!(bodies(sync(&mut restarted)), [REFUSED]);
 }
 
+#[test]
+fn section_5_2_a_vote_in_a_term_already_durable_waits_for_the_disk_too() {
+    let mut node = node(3, &[], 2);
+    step(&mut node, 2, 2, vote(0, 0));
+    let ready = write(&mut node);
+    assert!(ready.must_sync && ready.messages.is_empty());
+    assert_eq!(bodies(ready.persisted_messages), [GRANTED]);
+}
+
 /// Not in the paper, and the reason for waiting: a candidate that led without its own vote on disk could crash and lead
 /// the same term again with another log.
 #[test]
