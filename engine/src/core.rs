@@ -242,7 +242,7 @@ fn start_raft(
     let initial = raft::InitialState { hard_state, conf_state, applied };
     let preferred = placement::preferred_leader(shard, nodes) == config.node;
     let raft_config =
-        raft::Config { id: raft::NodeId(config.node), priority: u8::from(preferred), ..config.raft.clone() };
+        raft::Config { id: raft::NodeId(config.node), priority: if preferred { u8::MAX } else { 0 }, ..config.raft.clone() };
     let seed = seed ^ (config.node << 48) ^ (u64::from(shard) << 16);
     RawNode::new(raft_config, initial, WalLog::new(wal.clone(), stream), seed)
 }

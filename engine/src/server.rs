@@ -17,7 +17,7 @@ use wal::disk::dma::{DmaDisk, OpenError};
 
 use crate::config::{Config, EngineKind};
 use crate::core::{Core, CoreConfig, ReplicaSeed};
-use crate::driver::executor::{self, Executor};
+use crate::driver::executor;
 use crate::driver::{self, CoreParts, Doors, Mesh, Store, StoreParams};
 use crate::host::{self, HostError};
 use crate::identity::{DataDir, DataDirError};
@@ -92,7 +92,7 @@ pub fn serve(config: Config) -> Result<(), ServeError> {
         peer: bind(config.listen.peer, "listen.peer")?,
     });
     let shared = open_shared(&config)?;
-    let mut running = Vec::new();
+    let (news, all_news) = flume::unbounded();
     for mesh in Mesh::all(config.cores()) {
         let setup = CoreSetup {
             config: config.clone(),
@@ -102,18 +102,27 @@ pub fn serve(config: Config) -> Result<(), ServeError> {
             doors: doors.take(),
             started,
         };
-        running.push(setup.start()?);
+        setup.start(news.clone())?;
     }
-    tracing::info!(node = config.node.id, cores = config.cores(), binary = %config.listen.binary,
-        peer = %config.listen.peer, "serving");
-    for executor in running {
-        match executor.join() {
-            Ok(result) => result?,
-            Err(error) => return Err(ServeError::Start { what: "an executor", detail: error.to_string() }),
+    drop(news);
+    let mut opening = config.cores();
+    for news in all_news {
+        // A node cannot serve without one of its cores: the first that fails or ends takes it with it.
+        let Opened = news?;
+        opening -= 1;
+        if opening == 0 {
+            tracing::info!(node = config.node.id, cores = config.cores(), binary = %config.listen.binary,
+                peer = %config.listen.peer, seconds = started.elapsed().as_secs_f64(), "serving");
         }
     }
     Ok(())
 }
+
+/// A core has recovered and serves.
+struct Opened;
+
+/// What a core tells while it starts: that it serves, or why it does not.
+type News = flume::Sender<Result<Opened, ServeError>>;
 
 fn bind(address: SocketAddr, key: &'static str) -> Result<TcpListener, ServeError> {
     TcpListener::bind(address).map_err(|source| {
@@ -161,17 +170,25 @@ struct OpenShard {
 }
 
 impl CoreSetup {
-    fn start(self) -> Result<Executor<Result<(), ServeError>>, ServeError> {
+    fn start(self, news: News) -> Result<(), ServeError> {
         let spin = std::time::Duration::from_micros(self.config.node.spin_us);
-        executor::start_core(self.mesh.core, self.cpu(), spin, move || self.run())
+        let (core, cpu) = (self.mesh.core, self.cpu());
+        executor::start_core(core, cpu, spin, move || self.run_and_tell(news))
             .map_err(|error| ServeError::Start { what: "an executor", detail: error.to_string() })
+    }
+
+    async fn run_and_tell(self, news: News) {
+        if let Err(error) = self.run(&news).await {
+            // Nobody listens only when the node is going down already.
+            let _ = news.send(Err(error));
+        }
     }
 
     fn cpu(&self) -> Option<usize> {
         self.config.node.cpus.get(usize::try_from(self.mesh.core).expect("64-bit machine")).copied()
     }
 
-    async fn run(self) -> Result<(), ServeError> {
+    async fn run(self, news: &News) -> Result<(), ServeError> {
         let core = self.mesh.core;
         let map = placement::cluster_map(&self.config);
         let (disk, recovered) = DmaDisk::open(&self.data.wal(core), &self.wal_config())
@@ -203,6 +220,7 @@ impl CoreSetup {
             checkpoints_kept: usize::try_from(self.config.snapshot.keep).expect("64-bit machine"),
         })
         .map_err(|error| ServeError::Start { what: "the storage threads", detail: error.to_string() })?;
+        let _ = news.send(Ok(Opened));
         let CoreSetup { config, mesh, doors, started, data: _data, .. } = self;
         driver::run(CoreParts { config, map, core: machine, disk, store, mesh, doors, started }).await;
         Ok(())

@@ -4,25 +4,15 @@ use std::future::Future;
 use std::io;
 use std::time::Duration;
 
-use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
+use glommio::{LocalExecutorBuilder, Placement};
 
 /// Submission queue of a core's executor: many connections and log writes at once.
 const RING_DEPTH: usize = 1024;
 /// Memory a core's executor registers with the kernel for direct I/O.
 const IO_MEMORY_BYTES: usize = 32 << 20;
 
-/// A running executor.
-pub struct Executor<T: Send + 'static>(ExecutorJoinHandle<T>);
-
-impl<T: Send + 'static> Executor<T> {
-    /// Waits until its work is done.
-    pub fn join(self) -> io::Result<T> {
-        self.0.join().map_err(|error| io::Error::other(error.to_string()))
-    }
-}
-
 /// Starts the executor of a core, pinned to `cpu` if one is given; `spin` is how long it polls before it sleeps.
-pub fn start_core<F, W>(core: u32, cpu: Option<usize>, spin: Duration, work: F) -> io::Result<Executor<W::Output>>
+pub fn start_core<F, W>(core: u32, cpu: Option<usize>, spin: Duration, work: F) -> io::Result<()>
 where
     F: FnOnce() -> W + Send + 'static,
     W: Future + 'static,
@@ -34,7 +24,7 @@ where
         .ring_depth(RING_DEPTH)
         .io_memory(IO_MEMORY_BYTES)
         .spawn(work)
-        .map(Executor)
+        .map(drop)
         .map_err(|error| io::Error::other(error.to_string()))
 }
 
@@ -48,7 +38,6 @@ where
     LocalExecutorBuilder::new(Placement::Unbound)
         .name("ringkv-client")
         .spawn(work)
-        .map(Executor)
-        .map_err(|error| io::Error::other(error.to_string()))?
-        .join()
+        .and_then(|executor| executor.join())
+        .map_err(|error| io::Error::other(error.to_string()))
 }
