@@ -38,8 +38,8 @@ pub struct RocksConfig {
     pub blob_gc_force_percent: u8,
     /// Flushes and compactions at once, in the whole process; a quarter (at least one) are flushes.
     pub background_jobs: u16,
-    /// Whether flush and compaction bypass the page cache. With it a 4 KiB put costs 9 to 12 µs of CPU, all
-    /// threads counted, without it about twice that: the kernel's copy into the page cache is the largest single part.
+    /// Whether flush and compaction bypass the page cache. Buffered, 4 KiB puts cost one and a half to two
+    /// times the CPU, all threads counted: the kernel's copy into the page cache is the largest single part.
     /// The file system must support `O_DIRECT`.
     pub direct_writes: bool,
 }
