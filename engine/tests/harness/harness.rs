@@ -5,6 +5,7 @@
 //!   cluster    a set of nodes; waits for leaders and for replicas to catch up
 //!     node     one process: start, kill -9, SIGTERM, SIGSTOP, memory, exit, log
 //!     status   a node's account of itself
+//!   forge      frames that no honest client sends, kernels that no honest host runs
 //!   wire       the binary protocol on a plain blocking socket, for what the client library would never send
 //!   library    the client library on an executor of its own
 //!   load       clients that work and record what they did and saw
@@ -16,6 +17,7 @@
 
 mod cluster;
 mod deadline;
+mod forge;
 mod library;
 mod load;
 mod node;
@@ -27,6 +29,7 @@ mod wire;
 
 pub use cluster::Cluster;
 pub use deadline::{until, within};
+pub use forge::{Forge, refuse_io_uring};
 pub use library::{client_config, with_client, with_config};
 pub use load::{Load, LoadConfig, LoadResult, Outage, read_back};
 pub use node::{Node, Signal};

@@ -30,6 +30,8 @@ pub struct Settings {
     pub connection_bytes_max: u64,
     /// Messages queued per peer.
     pub peer_bytes_max: u64,
+    /// Client connections of a node.
+    pub connections_max: usize,
     /// Longest wait inside the server.
     pub request_timeout_ms: u64,
     /// Further keys of `[raft]`, one per line.
@@ -50,6 +52,7 @@ impl Default for Settings {
             inflight_bytes_max: 16 * MIB,
             connection_bytes_max: 8 * MIB,
             peer_bytes_max: 16 * MIB,
+            connections_max: 20_000,
             request_timeout_ms: 5_000,
             raft: "",
             log_level: "info",
@@ -92,7 +95,7 @@ impl Settings {
              retain_bytes = {}\n\n\
              [storage]\nengine = \"{engine}\"\ncache_bytes = {}\nwrite_buffer_bytes = {}\n\n\
              [limits]\nvalue_bytes_max = {}\ninflight_bytes_max = {}\nconnection_bytes_max = {}\n\
-             peer_bytes_max = {}\nrequest_timeout_ms = {}\n\n\
+             peer_bytes_max = {}\nconnections_max = {}\nrequest_timeout_ms = {}\n\n\
              [log]\nlevel = \"{log_level}\"\n",
             self.segment_bytes,
             self.segment_bytes / 2 + MIB,
@@ -104,6 +107,7 @@ impl Settings {
             self.inflight_bytes_max,
             self.connection_bytes_max,
             self.peer_bytes_max,
+            self.connections_max,
             self.request_timeout_ms,
         )
         .expect("writing to a string");
