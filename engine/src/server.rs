@@ -215,6 +215,7 @@ impl CoreSetup {
             core,
             cpu: self.cpu(),
             machines,
+            memtables: self.shared.clone().map(|shared| (shared, self.memtables_max())),
             reader_threads: self.config.storage.reader_threads,
             shard_dirs,
             checkpoints_kept: usize::try_from(self.config.snapshot.keep).expect("64-bit machine"),
@@ -239,6 +240,11 @@ impl CoreSetup {
         };
         let machine = Machine::open(engine.clone()).map_err(|error: MachineOpenError| failed(error.to_string()))?;
         Ok(OpenShard { shard, dir, engine, machine })
+    }
+
+    /// Memtables may grow past their budget while a flush is under way, but not without bound.
+    fn memtables_max(&self) -> usize {
+        usize::try_from(2 * self.config.storage.write_buffer_bytes).expect("64-bit machine")
     }
 
     fn wal_config(&self) -> WalConfig {

@@ -8,13 +8,13 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use net::frame::{Frame, FrameKind};
+use net::frame::{Frame, FrameError, FrameKind};
 use net::protocol::{
     Answer, Encoder, ErrorCode, ErrorReport, HelloReply, PROTOCOL_VERSION, Refusal, Reply, decode_request,
 };
 use net::transport::connection::ReadError;
 use net::transport::{Connection, ConnectionConfig, FrameReader, FrameSender, Handoff};
-use net::types::{Limits, RequestId};
+use net::types::Limits;
 
 use super::inbox::Inbox;
 use crate::core::{ConnectionId, Event, Origin};
@@ -118,9 +118,10 @@ impl Clients {
             match reader.read_frame().await {
                 Ok(Some(frame)) => self.on_frame(origin, client, &frame)?,
                 Ok(None) => return self.drain(client).await,
-                Err(ReadError::Frame(error)) if !error.is_fatal() => {
+                // The frame was whole, so its sender may wait for an answer.
+                Err(ReadError::Frame(error @ FrameError::UnknownKind { id, .. })) => {
                     let refusal = Refusal::Invalid { why: error.to_string() };
-                    self.send(client, &Reply { id: RequestId(0), result: Err(refusal) });
+                    self.send(client, &Reply { id, result: Err(refusal) });
                 }
                 Err(ReadError::Io(_)) => return Ok(()),
                 Err(error) => return Err(report(ErrorCode::BadFrame, error.to_string())),

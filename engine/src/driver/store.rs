@@ -10,8 +10,8 @@ use raft::Index;
 
 use crate::core::{Applied, ApplyBatch, Event, ReadTask, ReplicaId};
 use crate::fatal::{self, Reason};
-use crate::machine::Machine;
-use crate::store::{ReadTier, StorageEngine};
+use crate::machine::{ApplyError, Machine};
+use crate::store::{ReadTier, RocksShared, StorageEngine};
 
 /// A core's storage threads, as seen from its executor.
 pub struct Store {
@@ -37,6 +37,8 @@ pub struct StoreParams {
     pub cpu: Option<usize>,
     /// State machine of each shard of the core.
     pub machines: HashMap<u32, Machine>,
+    /// The memtables of the node, and how many bytes of them are too many.
+    pub memtables: Option<(RocksShared, usize)>,
     /// Threads for reads that miss memory.
     pub reader_threads: u32,
     /// Folder of each shard, for its checkpoints.
@@ -53,9 +55,12 @@ impl Store {
         let (apply, apply_jobs) = flume::bounded(4);
         let (read, read_jobs) = flume::unbounded();
         let (maintain, maintain_jobs) = flume::unbounded();
-        let StoreParams { core, cpu, mut machines, reader_threads, shard_dirs, checkpoints_kept } = params;
+        let StoreParams { core, cpu, mut machines, memtables, reader_threads, shard_dirs, checkpoints_kept } = params;
         let done = to_executor.clone();
-        spawn(format!("apply-{core}"), cpu, move || apply_loop(&apply_jobs, &done, &mut machines))?;
+        spawn(format!("apply-{core}"), cpu, move || {
+            let too_full = || memtables.as_ref().is_some_and(|(shared, max)| shared.memtables_bytes() > *max);
+            apply_loop(&apply_jobs, &done, &mut machines, too_full);
+        })?;
         for reader in 0..reader_threads {
             let (jobs, done) = (read_jobs.clone(), to_executor.clone());
             spawn(format!("read-{core}-{reader}"), cpu, move || read_loop(&jobs, &done))?;
@@ -105,6 +110,7 @@ fn apply_loop(
     jobs: &flume::Receiver<Vec<ApplyBatch>>,
     done: &flume::Sender<Vec<Event>>,
     machines: &mut HashMap<u32, Machine>,
+    too_full: impl Fn() -> bool,
 ) {
     while let Ok(batches) = jobs.recv() {
         let applied: Vec<Applied> = batches
@@ -112,7 +118,10 @@ fn apply_loop(
             .map(|batch| {
                 let shard = batch.replica.shard;
                 let machine = machines.get_mut(&shard).expect("a machine for every replica of the core");
-                match machine.apply(&batch.entries) {
+                // When flushing falls behind, apply waits for it, and admission refuses what apply cannot take: memory
+                // stays bounded. Each flushes its own, so that idle memtables cannot keep everyone waiting.
+                let room = if too_full() { machine.engine().flush().map_err(ApplyError::from) } else { Ok(()) };
+                match room.and_then(|()| machine.apply(&batch.entries)) {
                     Ok(result) => batch.done(result.applied.index, result.outcomes),
                     Err(error) => fatal::abort(Reason::Apply { shard, detail: error.to_string() }),
                 }
