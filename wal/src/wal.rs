@@ -23,6 +23,9 @@ use crate::stream::{CachedEntry, Location, Pin, StreamLog};
 use crate::types::{BLOCK, BLOCK_BYTES, BatchId, Entry, Lsn, SegmentId, StreamId, StreamState};
 use crate::width::{len_of, offset_u32, to_u32, to_u64};
 
+/// Behind one slow write, at most this many times `inflight_max` batches may land before it does.
+const LANDED_EARLY_FACTOR: usize = 4;
+
 /// The segment being written.
 #[derive(Debug, Clone, Copy)]
 struct Active {
@@ -69,7 +72,11 @@ pub struct Wal {
     queue_lsn: Lsn,
     end_lsn: Lsn,
     flushed_lsn: Lsn,
+    /// Batches handed out, from the first that is not known durable on.
     inflight: VecDeque<Inflight>,
+    /// How many of them are still being written: one that landed early waits for its predecessors here, but
+    /// its place is free again.
+    writing: usize,
     next_batch: BatchId,
     /// First batch that is not known to be durable.
     flushed_batch: BatchId,
@@ -105,6 +112,7 @@ impl Wal {
             end_lsn: state.end_lsn,
             flushed_lsn: state.end_lsn,
             inflight: VecDeque::new(),
+            writing: 0,
             next_batch: state.next_batch,
             flushed_batch: state.next_batch,
             generation: None,
@@ -250,7 +258,8 @@ impl Wal {
     /// ready (see [`poll_segment_task`](Self::poll_segment_task)). A batch takes all that is queued, up to
     /// `batch_bytes_max`, and leaves as soon as a place in flight is free.
     pub fn poll_write(&mut self) -> Option<WriteBatch> {
-        if self.inflight.len() >= self.config.inflight_max || !self.has_queued() {
+        let window = LANDED_EARLY_FACTOR * self.config.inflight_max;
+        if self.writing >= self.config.inflight_max || self.inflight.len() >= window || !self.has_queued() {
             return None;
         }
         let (count, records_bytes) = loop {
@@ -325,6 +334,7 @@ impl Wal {
         let offset_bytes = active.offset;
         self.active = Some(Active { offset: offset_bytes + u64::from(header.len_bytes), ..active });
         self.next_batch.0 += 1;
+        self.writing += 1;
         self.inflight.push_back(Inflight { id, end_lsn: header.end_lsn(), durable: false });
         self.seal_wanted = false;
         self.flushed_lsn_stamped = self.flushed_lsn;
@@ -360,6 +370,7 @@ impl Wal {
         let at = batch.0.checked_sub(first.0).and_then(|at| usize::try_from(at).ok());
         let inflight = at.and_then(|at| self.inflight.get_mut(at)).expect("a batch in flight");
         assert!(!mem::replace(&mut inflight.durable, true), "{batch} was reported before");
+        self.writing -= 1;
         while let Some(done) = self.inflight.front().filter(|inflight| inflight.durable) {
             self.flushed_lsn = done.end_lsn;
             self.flushed_batch = BatchId(done.id.0 + 1);
@@ -405,7 +416,7 @@ impl Wal {
 
     /// Batches handed out and not yet reported.
     pub fn inflight(&self) -> usize {
-        self.inflight.len()
+        self.writing
     }
 
     /// Bytes of all segment files.
@@ -450,7 +461,8 @@ impl Wal {
         assert!(self.flushed_batch <= self.next_batch);
         let queued: u64 = self.queue.iter().map(|record| to_u64(record.len_bytes())).sum();
         assert_eq!(queued, self.queued_bytes());
-        assert!(self.inflight.len() <= self.config.inflight_max);
+        assert_eq!(self.writing, self.inflight.iter().filter(|inflight| !inflight.durable).count());
+        assert!(self.writing <= self.config.inflight_max);
         let (mut entries, mut pins) = (BTreeMap::new(), BTreeMap::new());
         for log in self.streams.values() {
             log.check_invariants();

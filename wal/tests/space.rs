@@ -169,8 +169,9 @@ fn batches_take_everything_queued_and_leave_at_once_within_the_limit_in_flight()
     assert_eq!((wal.inflight(), wal.poll_write()), (3, None), "inflight_max is reached");
     let none = wal.on_written(third.id);
     assert_eq!(none, wal::Lsn(0), "the batches before it are not durable");
+    let fourth = wal.poll_write().expect("but its place is free");
+    assert_eq!((wal.inflight(), wal.poll_write()), (3, None));
     assert_eq!(wal.on_written(first.id), first.header().end_lsn());
-    let fourth = wal.poll_write().expect("a place is free");
     assert_eq!(wal.on_written(second.id), third.header().end_lsn(), "two at once");
     assert_eq!(wal.on_written(fourth.id), wal.end_lsn());
 }
