@@ -39,7 +39,7 @@ pub struct Config {
     /// The most reads waiting for their index. At the limit `read_index` answers `Busy`.
     pub pending_reads_max: usize,
     /// How much this node is preferred as leader. At 0 its election timeout is drawn from the whole window; the higher
-    /// the earlier in the window, and 255 always times out first.
+    /// the earlier in the window, and 255 times out first. Counts only for the first attempt after a leader was heard.
     pub priority: u8,
 }
 
