@@ -17,8 +17,10 @@ use wal::disk::dma::DmaDisk;
 use wal::{Entry, StreamId, Wal, WalConfig};
 
 const STREAM: StreamId = StreamId(1);
-/// Headers of a batch with one record.
-const OVERHEAD_BYTES: usize = 120;
+/// Headers of a batch with one entry and, now and then, one compaction.
+const OVERHEAD_BYTES: usize = 160;
+/// Compacting this often lets segments be recycled, as in a running node: none is filled with zeros meanwhile.
+const COMPACT_EVERY: u64 = 64;
 const BLOCKS_KIB: [usize; 4] = [4, 16, 128, 512];
 const DEPTHS: [usize; 3] = [1, 2, 4];
 const FIO_BYTES: u64 = 256 << 20;
@@ -144,8 +146,8 @@ async fn worker(wal: Rc<RefCell<Wal>>, disk: DmaDisk, left: Rc<Cell<u64>>, paylo
             let mut wal = wal.borrow_mut();
             if !wal.has_queued() {
                 let index = wal.last_index(STREAM) + 1;
-                if index.is_multiple_of(1024) {
-                    wal.compact_to(STREAM, index - 512, 1);
+                if index.is_multiple_of(COMPACT_EVERY) {
+                    wal.compact_to(STREAM, index - COMPACT_EVERY / 2, 1);
                 }
                 wal.append(STREAM, &[Entry { index, term: 1, kind: 0, payload: payload.clone() }]);
             }
@@ -162,8 +164,12 @@ async fn worker(wal: Rc<RefCell<Wal>>, disk: DmaDisk, left: Rc<Cell<u64>>, paylo
         }
         let task = wal.borrow_mut().poll_segment_task();
         if let Some(task) = task {
-            disk.run_segment_task(&task).await.expect("room for the segments");
-            wal.borrow_mut().on_segment_task_done(task);
+            let (wal, disk) = (Rc::clone(&wal), disk.clone());
+            let run = async move {
+                disk.run_segment_task(&task).await.expect("room for the segments");
+                wal.borrow_mut().on_segment_task_done(task);
+            };
+            glommio::spawn_local(run).detach();
         }
     }
 }
