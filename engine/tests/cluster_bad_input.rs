@@ -1,9 +1,9 @@
 //! What clients, operators and disks get wrong: each mistake is named, and nobody else suffers from it.
 
-#[allow(dead_code)] // each test binary uses its own part
+#[allow(dead_code, unused_imports)] // each test binary uses its own part
 #[path = "harness/harness.rs"]
 mod harness;
-#[allow(dead_code)]
+#[allow(dead_code, unused_imports)]
 #[path = "history/history.rs"]
 mod history;
 

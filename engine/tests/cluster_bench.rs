@@ -1,9 +1,9 @@
 //! The command line against a real cluster: `ringkv get|set|del|status` and, where it has been built, `ringkv-bench`.
 
-#[allow(dead_code)] // each test binary uses its own part
+#[allow(dead_code, unused_imports)] // each test binary uses its own part
 #[path = "harness/harness.rs"]
 mod harness;
-#[allow(dead_code)]
+#[allow(dead_code, unused_imports)]
 #[path = "history/history.rs"]
 mod history;
 

@@ -1,9 +1,9 @@
 //! All nodes die by `kill -9` at the same moment, under load, and come back: everything that was acknowledged is there.
 
-#[allow(dead_code)] // each test binary uses its own part
+#[allow(dead_code, unused_imports)] // each test binary uses its own part
 #[path = "harness/harness.rs"]
 mod harness;
-#[allow(dead_code)]
+#[allow(dead_code, unused_imports)]
 #[path = "history/history.rs"]
 mod history;
 

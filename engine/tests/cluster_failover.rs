@@ -1,10 +1,10 @@
 //! A leader dies by `kill -9` under load, ten times: no acknowledged write is lost, every key stays linearizable,
 //! writes flow again within two seconds, and the node that comes back catches up.
 
-#[allow(dead_code)] // each test binary uses its own part
+#[allow(dead_code, unused_imports)] // each test binary uses its own part
 #[path = "harness/harness.rs"]
 mod harness;
-#[allow(dead_code)]
+#[allow(dead_code, unused_imports)]
 #[path = "history/history.rs"]
 mod history;
 

@@ -1,9 +1,9 @@
 //! What every operation promises, asked of a real cluster through the client library and over the bare protocol.
 
-#[allow(dead_code)] // each test binary uses its own part
+#[allow(dead_code, unused_imports)] // each test binary uses its own part
 #[path = "harness/harness.rs"]
 mod harness;
-#[allow(dead_code)]
+#[allow(dead_code, unused_imports)]
 #[path = "history/history.rs"]
 mod history;
 
@@ -39,8 +39,7 @@ fn data(value: Option<Value>) -> Option<Bytes> {
 
 /// A connection to the leader of a shard.
 fn leader_of(cluster: &Cluster, shard: u32) -> (Wire, u64) {
-    let leaders = cluster.wait_until_all_shards_have_leaders();
-    let leader = leaders[&shard];
+    let leader = cluster.wait_until_leaders_are_home()[&shard];
     let (wire, _) = Wire::connect(cluster.node(leader).binary, None).expect("the leader runs");
     (wire, leader)
 }
@@ -329,7 +328,6 @@ fn a_retried_write_executes_once_even_on_another_leader() {
         Wire::connect(cluster.node(now).binary, None).map(|(wire, _)| wire).map_err(|error| error.to_string())
     });
     check(&mut wire);
-    cluster.node_mut(leader).start();
     // Sequences below 4 are acknowledged now: forgotten, and refused instead of executed.
     written(wire.call(shard, write(put(&key, "third"), stamp(4, 4, false))));
     let forgotten = wire.call(shard, write(put(&key, "first"), stamp(1, 1, true)));
@@ -367,7 +365,7 @@ fn a_deep_pipeline_of_one_session_loses_nothing_it_was_told_is_written() {
 fn requests_find_the_core_of_their_shard() {
     let cluster = Cluster::start(Settings { cores: 2, ..Settings::default() });
     let map = cluster.map();
-    let leaders = cluster.wait_until_all_shards_have_leaders();
+    let leaders = cluster.wait_until_leaders_are_home();
     for shard in 1..=cluster.settings.shards {
         let key = key_in(&map, shard, "core-");
         let node = cluster.node(leaders[&shard]);

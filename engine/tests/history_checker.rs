@@ -1,6 +1,6 @@
 //! The history checker is itself checked: it passes what a linearizable store can do, and fails what it cannot.
 
-#[allow(dead_code)] // each test binary uses its own part
+#[allow(dead_code, unused_imports)] // the tests use a part of it
 #[path = "history/history.rs"]
 mod history;
 

@@ -120,6 +120,21 @@ impl Cluster {
         until("every shard to have a leader", START, || self.leaders())
     }
 
+    /// Waits until every shard is led by the node that should lead it when all are well (placement goes round the
+    /// nodes), so that no leadership moves by itself while a test talks to a leader.
+    pub fn wait_until_leaders_are_home(&self) -> BTreeMap<u32, u64> {
+        until("leaders to be where they belong", START, || {
+            let leaders = self.leaders()?;
+            let away = leaders
+                .iter()
+                .find(|(shard, leader)| **leader != u64::from(**shard) % self.settings.nodes + 1);
+            match away {
+                None => Ok(leaders),
+                Some((shard, leader)) => Err(format!("shard {shard} is led by node {leader}")),
+            }
+        })
+    }
+
     /// Waits until every replica of `node` has applied what the leaders had committed when this was called.
     pub fn wait_until_caught_up(&self, node: u64, limit: Duration) {
         let committed = until("the leaders to say what is committed", limit, || {

@@ -7,6 +7,7 @@
 //!     status   a node's account of itself
 //!   forge      frames that no honest client sends, kernels that no honest host runs
 //!   wire       the binary protocol on a plain blocking socket, for what the client library would never send
+//!   walread    the log of a node that is down
 //!   library    the client library on an executor of its own
 //!   load       clients that work and record what they did and saw
 //!   register   numbers as values, and back
@@ -25,6 +26,7 @@ mod ports;
 mod register;
 mod settings;
 mod status;
+mod walread;
 mod wire;
 
 pub use cluster::Cluster;
@@ -36,4 +38,5 @@ pub use node::{Node, Signal};
 pub use register::{token_of, value_of};
 pub use settings::{MIB, Settings};
 pub use status::{NodeStatus, ShardStatus};
+pub use walread::{Logged, read_log};
 pub use wire::{Incoming, Wire, key_in, shard_of};

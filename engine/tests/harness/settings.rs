@@ -70,6 +70,11 @@ pub struct Addresses {
 }
 
 impl Settings {
+    /// Largest write to a log: room for two values.
+    pub fn batch_bytes_max(&self) -> u64 {
+        self.segment_bytes / 2 + MIB
+    }
+
     /// The configuration of node `id`; `addresses` are those of nodes 1, 2, ….
     pub fn config(&self, id: u64, data_dir: &Path, addresses: &[Addresses]) -> String {
         let own = addresses[usize::try_from(id - 1).expect("few nodes")];
@@ -98,7 +103,7 @@ impl Settings {
              peer_bytes_max = {}\nconnections_max = {}\nrequest_timeout_ms = {}\n\n\
              [log]\nlevel = \"{log_level}\"\n",
             self.segment_bytes,
-            self.segment_bytes / 2 + MIB,
+            self.batch_bytes_max(),
             16 * MIB,
             8 * self.segment_bytes,
             32 * MIB,

@@ -70,6 +70,17 @@ impl Wire {
         }
     }
 
+    /// A second handle of the same connection: one to send on, one to receive on.
+    pub fn split(&self) -> io::Result<Wire> {
+        Ok(Wire {
+            stream: self.stream.try_clone()?,
+            decoder: FrameDecoder::new(64 << 10, FRAME_BYTES_MAX),
+            encoder: Encoder::new(FRAME_BYTES_MAX),
+            next_id: self.next_id,
+            early: BTreeMap::new(),
+        })
+    }
+
     /// Sends a hello of any content.
     pub fn send_hello(&mut self, hello: &ClientHello) -> io::Result<()> {
         let mut frame = BytesMut::new();
