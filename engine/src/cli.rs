@@ -119,8 +119,11 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
 
 fn start_logging(config: &Config) -> Result<()> {
     let level = &config.log.level;
-    let filter = EnvFilter::try_new(level)
-        .with_context(|| format!("configuration key `log.level`: `{level}` is no level or filter; write info, or info,raft=debug"))?;
+    let filter = EnvFilter::try_new(level).with_context(|| {
+        format!(
+            "configuration key `log.level`: `{level}` is no level or filter; write info, or info,raft=debug"
+        )
+    })?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match config.log.format {
         LogFormat::Text => builder.with_ansi(false).init(),
@@ -151,5 +154,6 @@ where
 {
     engine::host::raise_limits();
     engine::host::check(1, &[])?;
-    executor::run_client(move || work()).map_err(|error| anyhow::anyhow!("the client's executor failed: {error}"))?
+    executor::run_client(move || work())
+        .map_err(|error| anyhow::anyhow!("the client's executor failed: {error}"))?
 }

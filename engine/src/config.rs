@@ -105,6 +105,12 @@ impl Config {
         }
     }
 
+    /// The longest command that the limits let into the log: a compare-and-swap of the longest key with two of the
+    /// longest values, and its headers.
+    pub fn command_bytes_max(&self) -> u64 {
+        2 * self.limits.value_bytes_max + self.limits.key_bytes_max + (64 << 10)
+    }
+
     fn validate(&self) -> Result<(), ConfigError> {
         self.node.validate()?;
         self.cluster.validate()?;
@@ -129,11 +135,15 @@ impl Config {
                 ),
             );
         }
-        let value_max = self.limits.value_bytes_max;
-        if self.wal.batch_bytes_max < 2 * value_max {
+        let needed = self.command_bytes_max() + (64 << 10);
+        if self.wal.segment_bytes < needed {
             return invalid(
-                "wal.batch_bytes_max",
-                format!("{} is less than twice limits.value_bytes_max ({value_max}); raise it", self.wal.batch_bytes_max),
+                "wal.segment_bytes",
+                format!(
+                    "{} cannot hold the largest write that limits.value_bytes_max and limits.key_bytes_max allow; \
+                     give at least {needed}",
+                    self.wal.segment_bytes
+                ),
             );
         }
         Ok(())

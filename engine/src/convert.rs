@@ -3,7 +3,9 @@
 
 use net::peer::{self, GroupBody, GroupMessage, PeerEntry};
 use net::protocol::{self, Answer, Refusal, SessionStamp};
-use raft::{AppendResult, Entry, EntryKind, HardState, Index, LogReadError, Message, MessageBody, NodeId, Round, Term};
+use raft::{
+    AppendResult, Entry, EntryKind, HardState, Index, LogReadError, Message, MessageBody, NodeId, Round, Term,
+};
 
 use crate::command::{self, KeyPlace, NewValue};
 use crate::machine::{MutationOutcome, Outcome};
@@ -139,7 +141,9 @@ fn append_result_out(result: AppendResult) -> peer::AppendResult {
 
 fn append_result_in(result: peer::AppendResult) -> AppendResult {
     match result {
-        peer::AppendResult::Accepted { match_index } => AppendResult::Accepted { match_index: Index(match_index) },
+        peer::AppendResult::Accepted { match_index } => {
+            AppendResult::Accepted { match_index: Index(match_index) }
+        }
         peer::AppendResult::Rejected { rejected_index, hint_index, hint_term } => AppendResult::Rejected {
             rejected_index: Index(rejected_index),
             hint_index: Index(hint_index),

@@ -115,6 +115,8 @@ pub struct Core {
     now: Nanos,
     wall_ms: u64,
     next_tick: Nanos,
+    /// The end of the log when it was last sealed.
+    sealed: Lsn,
     inflight_bytes: u64,
     counters: Counters,
     effects: Vec<Effect>,
@@ -162,6 +164,7 @@ impl Core {
             now: Nanos(0),
             wall_ms: 0,
             next_tick: Nanos(0),
+            sealed: Lsn::default(),
             inflight_bytes: 0,
             counters: Counters::default(),
             effects: Vec::new(),
@@ -241,8 +244,11 @@ fn start_raft(
     let conf_state = raft::ConfState { voters, ..raft::ConfState::default() };
     let initial = raft::InitialState { hard_state, conf_state, applied };
     let preferred = placement::preferred_leader(shard, nodes) == config.node;
-    let raft_config =
-        raft::Config { id: raft::NodeId(config.node), priority: if preferred { u8::MAX } else { 0 }, ..config.raft.clone() };
+    let raft_config = raft::Config {
+        id: raft::NodeId(config.node),
+        priority: if preferred { u8::MAX } else { 0 },
+        ..config.raft.clone()
+    };
     let seed = seed ^ (config.node << 48) ^ (u64::from(shard) << 16);
     RawNode::new(raft_config, initial, WalLog::new(wal.clone(), stream), seed)
 }

@@ -133,7 +133,8 @@ pub fn wire_limits(config: &Config) -> Limits {
     let value_bytes_max = narrow(config.limits.value_bytes_max);
     // A compare-and-swap holds two values; an append may hold a whole message of entries.
     let request = 2 * value_bytes_max + key_bytes_max + (1 << 20);
-    let append = narrow(config.raft.append_bytes_max.min(64 << 20)) + value_bytes_max + key_bytes_max + (1 << 20);
+    let append =
+        narrow(config.raft.append_bytes_max.min(64 << 20)) + value_bytes_max + key_bytes_max + (1 << 20);
     Limits {
         key_bytes_max,
         value_bytes_max,

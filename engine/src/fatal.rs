@@ -9,7 +9,9 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 pub enum Reason {
     /// The log could not be written or synced. What the disk holds now is unknown, so it is never retried.
-    #[error("the write-ahead log in {dir} could not be written: {source}; check the disk, then restart: recovery keeps every acknowledged write")]
+    #[error(
+        "the write-ahead log in {dir} could not be written: {source}; check the disk, then restart: recovery keeps every acknowledged write"
+    )]
     WalWrite {
         /// Folder of the log.
         dir: PathBuf,
@@ -17,13 +19,17 @@ pub enum Reason {
         source: std::io::Error,
     },
     /// A record that was written cannot be read back.
-    #[error("the write-ahead log is damaged: {detail}; replace the disk and rebuild this node from its peers")]
+    #[error(
+        "the write-ahead log is damaged: {detail}; replace the disk and rebuild this node from its peers"
+    )]
     WalCorrupt {
         /// File, offset and reason.
         detail: String,
     },
     /// The state machine could not apply committed entries.
-    #[error("shard {shard} could not apply committed entries: {detail}; check the disk, then restart: the log replays them")]
+    #[error(
+        "shard {shard} could not apply committed entries: {detail}; check the disk, then restart: the log replays them"
+    )]
     Apply {
         /// The shard.
         shard: u32,
@@ -31,7 +37,9 @@ pub enum Reason {
         detail: String,
     },
     /// This node had acknowledged entries that its log no longer holds.
-    #[error("shard {shard} has lost acknowledged entries: {detail}; its data directory was damaged or exchanged: rebuild this node from its peers")]
+    #[error(
+        "shard {shard} has lost acknowledged entries: {detail}; its data directory was damaged or exchanged: rebuild this node from its peers"
+    )]
     LostEntries {
         /// The shard.
         shard: u32,

@@ -72,9 +72,11 @@ fn check_io_uring() -> Result<(), HostError> {
     let error = io::Error::last_os_error();
     Err(match error.raw_os_error() {
         Some(libc::EPERM | libc::EACCES) => HostError::IoUringForbidden(error),
-        Some(libc::ENOMEM) => {
-            HostError::LockedMemory { limit_kib: locked_limit_kib(), needed_kib: LOCKED_KIB_PER_CORE, cores: 1 }
-        }
+        Some(libc::ENOMEM) => HostError::LockedMemory {
+            limit_kib: locked_limit_kib(),
+            needed_kib: LOCKED_KIB_PER_CORE,
+            cores: 1,
+        },
         _ => HostError::NoIoUring(error),
     })
 }

@@ -45,10 +45,14 @@ pub enum DataDirError {
         source: io::Error,
     },
     /// A running process has it.
-    #[error("the data directory {0} is in use by another ringkv process; stop that one, or give this node its own node.data_dir")]
+    #[error(
+        "the data directory {0} is in use by another ringkv process; stop that one, or give this node its own node.data_dir"
+    )]
     InUse(PathBuf),
     /// It belongs to another node, cluster or layout.
-    #[error("the data directory {path} was made for {key} = {found}, and the configuration says {key} = {wanted}; {remedy}")]
+    #[error(
+        "the data directory {path} was made for {key} = {found}, and the configuration says {key} = {wanted}; {remedy}"
+    )]
     Foreign {
         /// The directory.
         path: PathBuf,
@@ -130,7 +134,8 @@ fn compare(dir: &Path, file: &Path, text: &str, wanted: &Identity) -> Result<(),
     let other = "give this node its own node.data_dir, or correct the configuration";
     differs("cluster.id", found.cluster.clone(), wanted.cluster.clone(), other)?;
     differs("node.id", found.node.to_string(), wanted.node.to_string(), other)?;
-    let layout = "this cannot be changed on existing data: set it back, or rebuild the node with an empty directory";
+    let layout =
+        "this cannot be changed on existing data: set it back, or rebuild the node with an empty directory";
     differs("node.cores", found.cores.to_string(), wanted.cores.to_string(), layout)?;
     differs("cluster.shards", found.shards.to_string(), wanted.shards.to_string(), layout)
 }

@@ -28,7 +28,6 @@ pub(crate) use propose::{Admit, compaction_index};
 pub(crate) use read::{Clock, Query, ReadRequest};
 pub use read::{ReadDone, ReadTask};
 
-
 /// A replica of this process: the incarnation tells a re-created replica from its predecessor, so that a late
 /// completion never reaches a successor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

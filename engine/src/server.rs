@@ -63,7 +63,9 @@ pub enum ServeError {
         detail: String,
     },
     /// A replica's recovered state does not hang together.
-    #[error("core {core}: {source}; its data directory was damaged or exchanged: rebuild this node from its peers")]
+    #[error(
+        "core {core}: {source}; its data directory was damaged or exchanged: rebuild this node from its peers"
+    )]
     Replica {
         /// The core.
         core: u32,
@@ -148,7 +150,9 @@ fn open_shared(config: &Config) -> Result<Option<RocksShared>, ServeError> {
         background_jobs: u16::try_from(config.storage.background_threads).expect("validated: at most 256"),
         ..RocksConfig::default()
     });
-    shared.map(Some).map_err(|error| ServeError::Store { shard: placement::META_SHARD, detail: error.to_string() })
+    shared
+        .map(Some)
+        .map_err(|error| ServeError::Store { shard: placement::META_SHARD, detail: error.to_string() })
 }
 
 /// What one core is made from.
@@ -232,13 +236,14 @@ impl CoreSetup {
         let dir = self.data.shard(self.mesh.core, shard);
         std::fs::create_dir_all(&dir).map_err(|error| failed(format!("{}: {error}", dir.display())))?;
         let engine: Arc<dyn StorageEngine> = match &self.shared {
-            Some(shared) => {
-                Arc::new(RocksEngine::open(&dir.join("store"), shared).map_err(|error| failed(error.to_string()))?)
-            }
+            Some(shared) => Arc::new(
+                RocksEngine::open(&dir.join("store"), shared).map_err(|error| failed(error.to_string()))?,
+            ),
             // Rebuilt from the log, which is never compacted past what the engine holds durably: nothing.
             None => Arc::new(MemEngine::new()),
         };
-        let machine = Machine::open(engine.clone()).map_err(|error: MachineOpenError| failed(error.to_string()))?;
+        let machine =
+            Machine::open(engine.clone()).map_err(|error: MachineOpenError| failed(error.to_string()))?;
         Ok(OpenShard { shard, dir, engine, machine })
     }
 
@@ -257,14 +262,18 @@ impl CoreSetup {
             pool_min: section.pool_min,
             pool_max: section.pool_max,
             cache_bytes_max: section.cache_bytes,
-            payload_bytes_max: bytes(section.batch_bytes_max),
-            ..WalConfig::new(self.config.node.id, u16::try_from(self.mesh.core).expect("validated: at most 512"))
+            payload_bytes_max: bytes(self.config.command_bytes_max()),
+            ..WalConfig::new(
+                self.config.node.id,
+                u16::try_from(self.mesh.core).expect("validated: at most 512"),
+            )
         }
     }
 
     fn core_config(&self) -> CoreConfig {
         let (raft, limits) = (&self.config.raft, &self.config.limits);
-        let ticks = |ms: u64| u32::try_from(ms / raft.tick_ms).expect("validated: at most ten minutes").max(1);
+        let ticks =
+            |ms: u64| u32::try_from(ms / raft.tick_ms).expect("validated: at most ten minutes").max(1);
         CoreConfig {
             node: self.config.node.id,
             core: self.mesh.core,

@@ -45,7 +45,8 @@ struct Report {
 impl Report {
     fn new(shards: Vec<u32>, nodes: BTreeMap<u64, (String, Result<Value, String>)>) -> Report {
         let mut leaders: BTreeMap<u32, (u64, u64)> = BTreeMap::new();
-        for (id, shard) in nodes.iter().flat_map(|(id, (_, status))| replicas(status).map(move |s| (*id, s))) {
+        for (id, shard) in nodes.iter().flat_map(|(id, (_, status))| replicas(status).map(move |s| (*id, s)))
+        {
             let number = u32::try_from(field(shard, "shard")).unwrap_or(u32::MAX);
             let term = field(shard, "term");
             // A deposed leader may not know yet: the newest term counts.
@@ -80,12 +81,19 @@ impl Report {
     }
 
     fn print(&self) {
-        println!("{:>5}  {:<22} {:>6} {:>8} {:>12} {:>10}", "node", "address", "leads", "replicas", "requests", "log MiB");
+        println!(
+            "{:>5}  {:<22} {:>6} {:>8} {:>12} {:>10}",
+            "node", "address", "leads", "replicas", "requests", "log MiB"
+        );
         for (id, (address, status)) in &self.nodes {
             let leads = self.leaders.values().filter(|(node, _)| node == id).count();
             match status {
                 Ok(status) => {
-                    let total = |path: &str| cores(status).map(|core| core.pointer(path).and_then(Value::as_u64).unwrap_or(0)).sum::<u64>();
+                    let total = |path: &str| {
+                        cores(status)
+                            .map(|core| core.pointer(path).and_then(Value::as_u64).unwrap_or(0))
+                            .sum::<u64>()
+                    };
                     println!(
                         "{id:>5}  {address:<22} {leads:>6} {:>8} {:>12} {:>10}",
                         replicas_of(status).count(),
@@ -107,7 +115,9 @@ impl Report {
                 .iter()
                 .flat_map(|(id, (_, status))| replicas(status).map(move |replica| (id, replica)))
                 .filter(|(_, replica)| field(replica, "shard") == u64::from(*shard))
-                .map(|(id, replica)| format!("{id}: {}/{}", field(replica, "applied"), field(replica, "committed")))
+                .map(|(id, replica)| {
+                    format!("{id}: {}/{}", field(replica, "applied"), field(replica, "committed"))
+                })
                 .collect();
             println!("{shard:>5}  {leader:>6} {term:>6}  {}", progress.join("  "));
         }

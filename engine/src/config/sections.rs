@@ -172,13 +172,22 @@ impl RaftSection {
             return invalid("raft.heartbeat_ms", "must be at least raft.tick_ms");
         }
         if self.election_timeout_ms < 3 * self.heartbeat_ms || self.election_timeout_ms > 600_000 {
-            return invalid("raft.election_timeout_ms", "must be at least three heartbeats and at most 600000");
+            return invalid(
+                "raft.election_timeout_ms",
+                "must be at least three heartbeats and at most 600000",
+            );
         }
         if self.clock_drift_ppm > 500_000 {
-            return invalid("raft.clock_drift_ppm", "above 500000 a lease is worth nothing; set raft.lease = false");
+            return invalid(
+                "raft.clock_drift_ppm",
+                "above 500000 a lease is worth nothing; set raft.lease = false",
+            );
         }
         if self.append_bytes_max < 4 * KIB || self.inflight_bytes_max < self.append_bytes_max {
-            return invalid("raft.inflight_bytes_max", "must be at least raft.append_bytes_max, and that at least 4096");
+            return invalid(
+                "raft.inflight_bytes_max",
+                "must be at least raft.append_bytes_max, and that at least 4096",
+            );
         }
         if self.inflight_messages_max == 0 {
             return invalid("raft.inflight_messages_max", "must be at least 1");
@@ -193,7 +202,7 @@ impl RaftSection {
 pub struct WalSection {
     /// Size of a segment file.
     pub segment_bytes: u64,
-    /// Largest batch written at once.
+    /// Size at which a batch stops growing; a single larger record goes out alone.
     pub batch_bytes_max: u64,
     /// Batches written at the same time.
     pub inflight_max: usize,
@@ -211,7 +220,7 @@ impl Default for WalSection {
     fn default() -> Self {
         Self {
             segment_bytes: 64 * MIB,
-            batch_bytes_max: 17 * MIB,
+            batch_bytes_max: MIB,
             inflight_max: 4,
             pool_min: 4,
             pool_max: 16,
@@ -226,8 +235,11 @@ impl WalSection {
         if self.segment_bytes < MIB || !self.segment_bytes.is_multiple_of(4 * KIB) {
             return invalid("wal.segment_bytes", "must be a multiple of 4096 and at least 1 MiB");
         }
-        if self.batch_bytes_max + 64 * KIB > self.segment_bytes {
-            return invalid("wal.batch_bytes_max", "must be at least 64 KiB smaller than wal.segment_bytes");
+        if self.batch_bytes_max < 4 * KIB || self.batch_bytes_max + 64 * KIB > self.segment_bytes {
+            return invalid(
+                "wal.batch_bytes_max",
+                "must be at least 4096, and 64 KiB smaller than wal.segment_bytes",
+            );
         }
         if !(1..=64).contains(&self.inflight_max) {
             return invalid("wal.inflight_max", "give 1 to 64");
@@ -370,11 +382,18 @@ impl Limits {
         if self.inflight_bytes_max < 2 * self.value_bytes_max {
             return invalid("limits.inflight_bytes_max", "must be at least twice limits.value_bytes_max");
         }
-        if self.connection_bytes_max < self.value_bytes_max || self.peer_bytes_max < 2 * self.value_bytes_max {
-            return invalid("limits.connection_bytes_max", "connection_bytes_max must hold one largest value, peer_bytes_max two");
+        if self.connection_bytes_max < self.value_bytes_max || self.peer_bytes_max < 2 * self.value_bytes_max
+        {
+            return invalid(
+                "limits.connection_bytes_max",
+                "connection_bytes_max must hold one largest value, peer_bytes_max two",
+            );
         }
         if self.connections_max == 0 || self.request_timeout_ms == 0 {
-            return invalid("limits.connections_max", "connections_max and request_timeout_ms must be at least 1");
+            return invalid(
+                "limits.connections_max",
+                "connections_max and request_timeout_ms must be at least 1",
+            );
         }
         Ok(())
     }

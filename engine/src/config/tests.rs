@@ -59,7 +59,10 @@ fn the_example_names_every_key() {
         let fields = section.split(['{', ',', '}']).filter_map(|part| part.split_once(": "));
         for (key, _) in fields {
             let key = key.trim();
-            assert!(EXAMPLE.lines().any(|line| line.starts_with(&format!("{key} = "))), "{key} is not in ringkv.toml");
+            assert!(
+                EXAMPLE.lines().any(|line| line.starts_with(&format!("{key} = "))),
+                "{key} is not in ringkv.toml"
+            );
         }
     }
 }
@@ -93,7 +96,8 @@ fn limits_that_cannot_work_together_are_refused() {
         ("[raft]\nheartbeat_ms = 10\n", "raft.heartbeat_ms"),
         ("[raft]\nelection_timeout_ms = 100\n", "raft.election_timeout_ms"),
         ("[wal]\nsegment_bytes = 1048577\n", "wal.segment_bytes"),
-        ("[wal]\nbatch_bytes_max = 1048576\n", "wal.batch_bytes_max"),
+        ("[wal]\nbatch_bytes_max = 67108864\n", "wal.batch_bytes_max"),
+        ("[wal]\nsegment_bytes = 8388608\nretain_bytes = 67108864\n", "wal.segment_bytes"),
         ("[wal]\ninflight_max = 0\n", "wal.inflight_max"),
         ("[limits]\nvalue_bytes_max = 67108864\n", "limits"),
         ("[storage]\nengine = \"leveldb\"\n", "leveldb"),

@@ -85,8 +85,12 @@ impl Core {
                 break;
             }
             let entries = replica.take_apply(TASK_BYTES_MAX - bytes);
-            let mut batch =
-                ApplyBatch { replica: replica.id, entries: Vec::with_capacity(entries.len()), bytes: 0, compact_to: None };
+            let mut batch = ApplyBatch {
+                replica: replica.id,
+                entries: Vec::with_capacity(entries.len()),
+                bytes: 0,
+                compact_to: None,
+            };
             for entry in entries {
                 batch.bytes += entry_bytes(&entry);
                 let compaction = compaction_index(&entry.data);

@@ -32,7 +32,10 @@ impl Core {
             let preferred = NodeId(replica.preferred_leader);
             let well = replica.raft.peers().any(|peer| {
                 let behind = replica.raft.last_index().distance_from(peer.match_index);
-                peer.node == preferred && peer.active && peer.state == PeerState::Replicate && behind <= BEHIND_MAX
+                peer.node == preferred
+                    && peer.active
+                    && peer.state == PeerState::Replicate
+                    && behind <= BEHIND_MAX
             });
             let looks = &mut self.balance.well[shard];
             *looks = if well { *looks + 1 } else { 0 };

@@ -54,7 +54,12 @@ impl Core {
             let shard = message.group;
             let hosted = self.replicas.get(usize_of(shard)).is_some_and(Option::is_some);
             if !hosted || message.to != self.config.node {
-                tracing::warn!(shard, from = message.from, to = message.to, "dropped a message for another core");
+                tracing::warn!(
+                    shard,
+                    from = message.from,
+                    to = message.to,
+                    "dropped a message for another core"
+                );
                 continue;
             }
             // A follower that cannot apply as fast as it is sent entries refuses more until it has caught up:
@@ -71,7 +76,11 @@ impl Core {
     fn step(&mut self, shard: u32, message: GroupMessage) {
         let (from, now) = (message.from, self.now);
         let Some(message) = convert::raft_message(message) else {
-            tracing::error!(shard, from, "dropped a message with an entry of an unknown kind; upgrade this node");
+            tracing::error!(
+                shard,
+                from,
+                "dropped a message with an entry of an unknown kind; upgrade this node"
+            );
             return;
         };
         let told = match message.body {

@@ -81,13 +81,20 @@ impl Core {
             }
             Op::Scan { start, end, limit, consistency } => {
                 let slots = self.slots(request.shard);
-                let query = Query::Scan { namespace, slots, start: copy(start), end: end.as_ref().map(copy), limit: *limit };
+                let query = Query::Scan {
+                    namespace,
+                    slots,
+                    start: copy(start),
+                    end: end.as_ref().map(copy),
+                    limit: *limit,
+                };
                 (query, *consistency)
             }
             Op::ClusterMap | Op::Status => unreachable!("answered before"),
         };
         let read = ReadRequest { origin, request: request.id, query, deadline: self.deadline() };
-        let (now, wall_ms, epoch, reads_max) = (self.now, self.wall_ms, self.map.epoch, self.config.reads_max);
+        let (now, wall_ms, epoch, reads_max) =
+            (self.now, self.wall_ms, self.map.epoch, self.config.reads_max);
         let replica = self.replicas[usize_of(request.shard)].as_mut().expect("hosted here");
         if replica.reads_waiting() >= reads_max {
             return Err(Refusal::Busy { retry_after_ms: 5 });
@@ -111,7 +118,10 @@ impl Core {
     }
 
     fn slots(&self, shard: u32) -> (u16, u16) {
-        self.replicas[usize_of(shard)].as_ref().and_then(|replica| replica.slots).expect("a user shard has slots")
+        self.replicas[usize_of(shard)]
+            .as_ref()
+            .and_then(|replica| replica.slots)
+            .expect("a user shard has slots")
     }
 
     /// Checks every mutation; the slots of their keys.
@@ -160,7 +170,8 @@ impl Core {
 /// and then take its late first attempt for a repetition.
 fn check_session(stamp: Option<&SessionStamp>) -> Result<(), Refusal> {
     let Some(stamp) = stamp else { return Ok(()) };
-    let in_window = stamp.acked_below <= stamp.sequence && stamp.sequence - stamp.acked_below < SESSION_WINDOW;
+    let in_window =
+        stamp.acked_below <= stamp.sequence && stamp.sequence - stamp.acked_below < SESSION_WINDOW;
     if stamp.sequence == 0 || !in_window {
         let why = format!(
             "sequence {} of a session acknowledged below {}: sequences count from 1, and at most {SESSION_WINDOW} may be \

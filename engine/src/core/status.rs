@@ -85,7 +85,9 @@ struct NodeStatus<'a> {
 impl Core {
     pub(super) fn tick_status(&mut self) {
         self.status_ticks += 1;
-        if self.config.cores > 1 && (self.compaction.status_due || self.status_ticks.is_multiple_of(STATUS_TICKS)) {
+        if self.config.cores > 1
+            && (self.compaction.status_due || self.status_ticks.is_multiple_of(STATUS_TICKS))
+        {
             self.compaction.status_due = false;
             let status = self.status();
             self.effects.push(Effect::Publish(status));
@@ -134,8 +136,12 @@ impl Core {
         let mut cores: Vec<&CoreStatus> = self.siblings.iter().flatten().collect();
         cores.push(&own);
         cores.sort_by_key(|status| status.core);
-        let status =
-            NodeStatus { node: self.config.node, epoch: self.map.epoch, version: env!("CARGO_PKG_VERSION"), cores };
+        let status = NodeStatus {
+            node: self.config.node,
+            epoch: self.map.epoch,
+            version: env!("CARGO_PKG_VERSION"),
+            cores,
+        };
         Bytes::from(serde_json::to_vec(&status).expect("plain numbers and names serialize"))
     }
 }

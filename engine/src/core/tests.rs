@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use net::protocol::{
-    Answer, Expected, Mutation, MutationOutcome, Op, ReadConsistency, Refusal, Reply, Request, WriteConsistency,
+    Answer, Expected, Mutation, MutationOutcome, Op, ReadConsistency, Refusal, Reply, Request,
+    WriteConsistency,
 };
 use net::slot::slot_of;
 use net::types::RequestId;
@@ -42,7 +43,9 @@ struct Cluster {
 
 fn config() -> Config {
     let nodes: String = (1..=3)
-        .map(|id| format!("[[cluster.nodes]]\nid = {id}\nbinary = \"127.0.0.1:{id}\"\npeer = \"127.0.0.1:1{id}\"\n"))
+        .map(|id| {
+            format!("[[cluster.nodes]]\nid = {id}\nbinary = \"127.0.0.1:{id}\"\npeer = \"127.0.0.1:1{id}\"\n")
+        })
         .collect();
     let text = format!(
         "[node]\nid = 1\ndata_dir = \"d\"\n[listen]\nbinary = \"127.0.0.1:1\"\npeer = \"127.0.0.1:11\"\n\
@@ -77,7 +80,14 @@ impl Node {
         };
         let wal = Wal::new(WalConfig::new(id, 0), Recovered::empty(id));
         let core = Core::new(core_config, map, wal, seeds, 7).unwrap();
-        Node { core, machines, events: VecDeque::new(), replies: Vec::new(), disk_works: true, held_writes: Vec::new() }
+        Node {
+            core,
+            machines,
+            events: VecDeque::new(),
+            replies: Vec::new(),
+            disk_works: true,
+            held_writes: Vec::new(),
+        }
     }
 
     /// One turn; the messages it sends.
@@ -248,7 +258,11 @@ fn leaders_spread_as_preferred() {
     let mut cluster = Cluster::new();
     cluster.pass(20_000);
     for shard in 0..=SHARDS {
-        assert_eq!(cluster.leader(shard), Some(placement::preferred_leader(shard, &[1, 2, 3])), "shard {shard}");
+        assert_eq!(
+            cluster.leader(shard),
+            Some(placement::preferred_leader(shard, &[1, 2, 3])),
+            "shard {shard}"
+        );
     }
 }
 
@@ -287,7 +301,10 @@ fn compare_and_swap_tells_what_it_found() {
     assert_eq!(again, MutationOutcome::NotSwapped { current: Some(version) });
     let right = outcome(cluster.do_at_leader("k", swap(Expected::Version(version), "two")));
     assert!(matches!(right, MutationOutcome::Swapped { .. }));
-    assert_eq!(value(cluster.do_at_leader("k", get("k", ReadConsistency::Linearizable))).as_deref(), Some("two"));
+    assert_eq!(
+        value(cluster.do_at_leader("k", get("k", ReadConsistency::Linearizable))).as_deref(),
+        Some("two")
+    );
 }
 
 #[test]
@@ -317,7 +334,10 @@ fn a_write_may_be_acknowledged_before_the_leaders_own_flush() {
     cluster.node(leader).node.disk_works = false;
     let id = cluster.ask(leader, put("k", "v"), "k");
     cluster.settle();
-    assert!(matches!(cluster.answer(leader, id), Some(Ok(Answer::Written { .. }))), "two followers have flushed it");
+    assert!(
+        matches!(cluster.answer(leader, id), Some(Ok(Answer::Written { .. }))),
+        "two followers have flushed it"
+    );
 }
 
 #[test]
@@ -342,7 +362,10 @@ fn a_cut_off_leader_serves_no_reads_and_its_writes_end_unknown() {
     assert_eq!(cluster.answer(old, lost), Some(Err(Refusal::Timeout)));
     cluster.cut.clear();
     cluster.pass(2_000);
-    assert_eq!(value(cluster.do_at_leader("k", get("k", ReadConsistency::Linearizable))).as_deref(), Some("after"));
+    assert_eq!(
+        value(cluster.do_at_leader("k", get("k", ReadConsistency::Linearizable))).as_deref(),
+        Some("after")
+    );
 }
 
 #[test]
@@ -384,5 +407,7 @@ fn requests_over_a_limit_or_for_another_shard_are_refused_with_the_reason() {
     let follower = (1..=3).find(|id| *id != leader).unwrap();
     let id = cluster.ask(follower, put("k", "v"), "k");
     cluster.settle();
-    assert!(matches!(cluster.answer(follower, id), Some(Err(Refusal::NotLeader { leader: Some(l), .. })) if l == leader));
+    assert!(
+        matches!(cluster.answer(follower, id), Some(Err(Refusal::NotLeader { leader: Some(l), .. })) if l == leader)
+    );
 }

@@ -27,7 +27,19 @@ impl Core {
         }
         self.tick_compaction();
         self.tick_balance();
+        self.seal_idle_log();
         self.tick_status();
+    }
+
+    /// Lets a log at rest say on disk that all of it is flushed: until a later batch says so, damage to the last one
+    /// cannot be told from a write that was torn by a crash.
+    fn seal_idle_log(&mut self) {
+        let mut wal = self.wal.borrow_mut();
+        let at_rest = wal.inflight() == 0 && !wal.has_queued();
+        if at_rest && wal.flushed_lsn() > self.sealed {
+            self.sealed = wal.flushed_lsn();
+            wal.seal();
+        }
     }
 
     /// A batch is on disk: what waited for its log positions may go on.
@@ -114,8 +126,12 @@ impl Core {
         for node in &ready.snapshots_needed {
             tracing::error!(shard, node = node.0, "a replica needs entries this log no longer holds");
         }
-        let waiting =
-            Unflushed { lsn: lsn.unwrap_or_default(), replica: replica.id, ready: ready.id, messages: ready.persisted_messages };
+        let waiting = Unflushed {
+            lsn: lsn.unwrap_or_default(),
+            replica: replica.id,
+            ready: ready.id,
+            messages: ready.persisted_messages,
+        };
         self.await_flush(waiting, lsn.is_some());
     }
 

@@ -30,7 +30,8 @@ async fn accept_clients(driver: Rc<Driver>, listener: TcpListener) {
     let mut next_core = 0;
     loop {
         let Some(connection) = accept(&listener, driver.clients.connection).await else { continue };
-        let limit = driver.config.limits.connections_max / usize::try_from(driver.mesh.cores()).expect("64 bits");
+        let limit =
+            driver.config.limits.connections_max / usize::try_from(driver.mesh.cores()).expect("64 bits");
         let any_core = next_core;
         next_core = (next_core + 1) % driver.mesh.cores();
         let (driver, greeting_now) = (driver.clone(), greeting_now.clone());
@@ -107,11 +108,15 @@ async fn client_hello(
         Err(error) => report(ErrorCode::BadMessage, error.to_string()),
         Ok(hello) if hello.version != PROTOCOL_VERSION => report(
             ErrorCode::UnsupportedVersion,
-            format!("protocol version {}; this server speaks {PROTOCOL_VERSION}: use the matching client", hello.version),
+            format!(
+                "protocol version {}; this server speaks {PROTOCOL_VERSION}: use the matching client",
+                hello.version
+            ),
         ),
         Ok(_) if full => report(
             ErrorCode::TooManyConnections,
-            "the server has as many connections as limits.connections_max allows; close some, or raise it".to_owned(),
+            "the server has as many connections as limits.connections_max allows; close some, or raise it"
+                .to_owned(),
         ),
         Ok(hello) if hello.wants_core.is_some_and(|core| core >= cores) => {
             report(ErrorCode::BadMessage, format!("this node has {cores} cores; ask for one below that"))
@@ -149,11 +154,19 @@ async fn peer_hello(
         ),
         Ok(hello) if hello.cluster_id != ours.id => report(
             ErrorCode::WrongCluster,
-            format!("node {} belongs to cluster `{}`, this one to `{}`", hello.node, hello.cluster_id, ours.id),
+            format!(
+                "node {} belongs to cluster `{}`, this one to `{}`",
+                hello.node, hello.cluster_id, ours.id
+            ),
         ),
         Ok(hello) if hello.wants_core >= driver.mesh.cores() => report(
             ErrorCode::BadMessage,
-            format!("node {} asks for core {}, and this node has {}", hello.node, hello.wants_core, driver.mesh.cores()),
+            format!(
+                "node {} asks for core {}, and this node has {}",
+                hello.node,
+                hello.wants_core,
+                driver.mesh.cores()
+            ),
         ),
         Ok(hello) if ours.node(hello.node).is_none_or(|node| hello.core >= node.cores) => report(
             ErrorCode::BadMessage,

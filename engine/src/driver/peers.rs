@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use net::frame::{Frame, FrameKind};
 use net::peer::{
-    GroupMessage, PEER_VERSION, PeerEncoder, PeerHello, PeerHelloReply, decode_messages, decode_peer_hello_reply,
+    GroupMessage, PEER_VERSION, PeerEncoder, PeerHello, PeerHelloReply, decode_messages,
+    decode_peer_hello_reply,
 };
 use net::transport::{Connection, ConnectionConfig, FrameReader, FrameSender, Handoff};
 
@@ -35,7 +36,13 @@ pub(super) struct Peers {
 }
 
 impl Peers {
-    pub fn new(node: u64, core: u32, cluster: String, connection: ConnectionConfig, inbox: Rc<Inbox>) -> Peers {
+    pub fn new(
+        node: u64,
+        core: u32,
+        cluster: String,
+        connection: ConnectionConfig,
+        inbox: Rc<Inbox>,
+    ) -> Peers {
         Peers {
             node,
             core,
@@ -82,7 +89,12 @@ impl Peers {
         }
     }
 
-    async fn connect(&self, node: u64, core: u32, address: &str) -> Result<(FrameReader, FrameSender), String> {
+    async fn connect(
+        &self,
+        node: u64,
+        core: u32,
+        address: &str,
+    ) -> Result<(FrameReader, FrameSender), String> {
         let address = resolve(address)?;
         let connection = Connection::connect(address, CONNECT_TIMEOUT, self.connection)
             .await

@@ -55,7 +55,8 @@ impl Store {
         let (apply, apply_jobs) = flume::bounded(4);
         let (read, read_jobs) = flume::unbounded();
         let (maintain, maintain_jobs) = flume::unbounded();
-        let StoreParams { core, cpu, mut machines, memtables, reader_threads, shard_dirs, checkpoints_kept } = params;
+        let StoreParams { core, cpu, mut machines, memtables, reader_threads, shard_dirs, checkpoints_kept } =
+            params;
         let done = to_executor.clone();
         spawn(format!("apply-{core}"), cpu, move || {
             let too_full = || memtables.as_ref().is_some_and(|(shared, max)| shared.memtables_bytes() > *max);
@@ -120,7 +121,8 @@ fn apply_loop(
                 let machine = machines.get_mut(&shard).expect("a machine for every replica of the core");
                 // When flushing falls behind, apply waits for it, and admission refuses what apply cannot take: memory
                 // stays bounded. Each flushes its own, so that idle memtables cannot keep everyone waiting.
-                let room = if too_full() { machine.engine().flush().map_err(ApplyError::from) } else { Ok(()) };
+                let room =
+                    if too_full() { machine.engine().flush().map_err(ApplyError::from) } else { Ok(()) };
                 match room.and_then(|()| machine.apply(&batch.entries)) {
                     Ok(result) => batch.done(result.applied.index, result.outcomes),
                     Err(error) => fatal::abort(Reason::Apply { shard, detail: error.to_string() }),

@@ -56,7 +56,8 @@ impl Replica {
             deadline: write.deadline,
         };
         // What a retry did is known only to the state machine, which may have executed an earlier attempt.
-        let blind = matches!(waiter.shape, Shape::Puts(_)) && !write.session.is_some_and(|session| session.retry);
+        let blind =
+            matches!(waiter.shape, Shape::Puts(_)) && !write.session.is_some_and(|session| session.retry);
         match write.consistency {
             WriteConsistency::Strong if blind => self.on_commit.push_back(waiter),
             WriteConsistency::Strong => self.on_apply.push_back(waiter),
@@ -101,9 +102,12 @@ impl Replica {
     ) -> u64 {
         for (index, outcome) in outcomes {
             let found = self.on_apply.binary_search_by_key(&Index(index), |waiter| waiter.index);
-            let Some(waiter) = found.ok().and_then(|position| self.on_apply.remove(position)) else { continue };
+            let Some(waiter) = found.ok().and_then(|position| self.on_apply.remove(position)) else {
+                continue;
+            };
             let result = convert::outcome(index, outcome);
-            effects.push(Effect::Reply { origin: waiter.origin, reply: Reply { id: waiter.request, result } });
+            effects
+                .push(Effect::Reply { origin: waiter.origin, reply: Reply { id: waiter.request, result } });
         }
         let mut freed = 0;
         while self.proposed.front().is_some_and(|(index, _)| *index <= applied) {
@@ -133,9 +137,8 @@ impl Replica {
 /// Encodes a write for the log. One allocation and one copy of the value, where there is one mutation.
 fn encode(write: &Admit<'_>, time_ms: u64, version: u64) -> bytes::Bytes {
     let session = write.session.map(convert::session);
-    let one = |mutation, slot| {
-        convert::mutation(mutation, KeyPlace { namespace: write.namespace, slot }, time_ms)
-    };
+    let one =
+        |mutation, slot| convert::mutation(mutation, KeyPlace { namespace: write.namespace, slot }, time_ms);
     if let ([mutation], [slot]) = (write.mutations, write.slots) {
         return command::encode(time_ms, version, session, &[one(mutation, *slot)]);
     }
@@ -155,7 +158,10 @@ fn accepted(waiter: Waiter) -> Effect {
 }
 
 fn unknown(waiter: Waiter) -> Effect {
-    Effect::Reply { origin: waiter.origin, reply: Reply { id: waiter.request, result: Err(Refusal::Timeout) } }
+    Effect::Reply {
+        origin: waiter.origin,
+        reply: Reply { id: waiter.request, result: Err(Refusal::Timeout) },
+    }
 }
 
 /// A log-compaction entry: all replicas may drop their log up to an index that every replica holds, once their own

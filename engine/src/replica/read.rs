@@ -101,7 +101,9 @@ impl Replica {
         }
         let context = self.reads.next_context;
         match self.raft.read_index(context, now) {
-            Ok(ReadStart::At(index)) if index <= self.raft.applied() => self.serve(read, None, wall_ms, effects),
+            Ok(ReadStart::At(index)) if index <= self.raft.applied() => {
+                self.serve(read, None, wall_ms, effects)
+            }
             Ok(ReadStart::At(index)) => self.reads.confirm(index, read),
             Ok(ReadStart::Pending) => {
                 self.reads.next_context += 1;

@@ -9,8 +9,7 @@ use super::*;
 use crate::store::conformance::contents;
 
 /// Small, so that random logs reach them.
-const LIMITS: SessionLimits =
-    SessionLimits { sessions_max: 3, session_writes_max: 4, shard_outcomes_max: 9 };
+const LIMITS: SessionLimits = SessionLimits { sessions_max: 3, session_writes_max: 4, shard_outcomes_max: 9 };
 
 #[derive(Clone, Debug)]
 enum Want {
