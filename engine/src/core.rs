@@ -39,7 +39,7 @@ pub use event::{Event, Origin};
 pub use status::{CoreStatus, Counters, ShardStatus};
 
 use crate::placement;
-use crate::replica::{Replica, WalLog};
+use crate::replica::{Budget, Replica, WalLog};
 use crate::store::StorageEngine;
 
 /// A connection of one core; never reused.
@@ -118,6 +118,8 @@ pub struct Core {
     /// The end of the log when it was last sealed.
     sealed: Lsn,
     inflight_bytes: u64,
+    /// What this turn may still answer.
+    budget: Budget,
     counters: Counters,
     effects: Vec<Effect>,
 }
@@ -166,6 +168,7 @@ impl Core {
             next_tick: Nanos(0),
             sealed: Lsn::default(),
             inflight_bytes: 0,
+            budget: Budget::of_a_turn(),
             counters: Counters::default(),
             effects: Vec::new(),
         })
@@ -195,6 +198,11 @@ impl Core {
             Event::Durable { replica, index } => self.on_durable(replica, index),
             Event::Sibling(status) => self.on_sibling(status),
         }
+    }
+
+    /// Whether there is work that waits for nothing but another turn.
+    pub fn wants_turn(&self) -> bool {
+        !self.touched.is_empty()
     }
 
     /// The cluster map with the leaders this core knows.

@@ -4,7 +4,8 @@
 //! write in flight, and a task each for the clock, the storage threads and the other cores. The machine's task runs
 //! once per wake-up and takes everything that has arrived: that is where all batching comes from.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::net::TcpListener;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -63,6 +64,13 @@ pub struct Doors {
     pub peer: TcpListener,
 }
 
+/// A turn ends after this, whatever has arrived, so that ticks, heartbeats and other clients never wait long.
+const TURN_MAX: Duration = Duration::from_millis(10);
+/// Reads on the reader threads at a time: enough to keep a disk busy.
+const READS_IN_FLIGHT_MAX: usize = 64;
+/// Events between two looks at the clock.
+const TURN_LOOK_EVENTS: u32 = 16;
+
 /// One core at work.
 struct Driver {
     config: Arc<Config>,
@@ -75,6 +83,9 @@ struct Driver {
     mesh: Mesh,
     clients: Rc<Clients>,
     peers: Rc<Peers>,
+    /// Reads that memory could not answer, before and on the reader threads.
+    reads: RefCell<VecDeque<ReadTask>>,
+    reads_in_flight: Cell<usize>,
     started: Instant,
 }
 
@@ -110,6 +121,8 @@ pub async fn run(parts: CoreParts) {
         mesh,
         inbox,
         config,
+        reads: RefCell::default(),
+        reads_in_flight: Cell::new(0),
         started,
     });
     for node in map.nodes.iter().filter(|node| node.id > driver.config.node.id) {
@@ -148,26 +161,46 @@ impl Driver {
     async fn work(&self) {
         loop {
             self.inbox.wait().await;
-            let reads = self.turn();
-            if !reads.is_empty() {
-                self.store.read(reads);
+            self.turn();
+            if self.inbox.end_turn() {
+                // What the turn wanted sent, flushed and applied goes on its way before the next one.
+                glommio::executor().yield_now().await;
             }
         }
     }
 
-    /// One turn: time, everything that has arrived, and what follows from it. The reads that memory could not answer
-    /// go to a reader thread together.
-    fn turn(&self) -> Vec<ReadTask> {
+    /// One turn: time, everything that has arrived (as far as it can be handled in [`TURN_MAX`]), and what follows.
+    fn turn(&self) {
         let mut core = self.core.borrow_mut();
         core.handle(self.time());
+        let begun = Instant::now();
+        let mut handled = 0u32;
         while let Some(event) = self.inbox.pop() {
             core.handle(event);
+            handled += 1;
+            // Large answers take long to read and are held until the end of the turn.
+            if handled.is_multiple_of(TURN_LOOK_EVENTS) && begun.elapsed() >= TURN_MAX {
+                break;
+            }
         }
-        let mut reads = Vec::new();
         for effect in core.settle() {
-            self.perform(effect, &mut reads);
+            self.perform(effect);
         }
-        reads
+        if core.wants_turn() {
+            self.inbox.tick();
+        }
+        self.feed_readers();
+    }
+
+    /// Hands reads to the reader threads, together but never too many: their answers are held in memory.
+    fn feed_readers(&self) {
+        let mut waiting = self.reads.borrow_mut();
+        let room = READS_IN_FLIGHT_MAX - self.reads_in_flight.get();
+        let count = room.min(waiting.len());
+        if count > 0 {
+            self.reads_in_flight.set(self.reads_in_flight.get() + count);
+            self.store.read(waiting.drain(..count));
+        }
     }
 
     fn time(&self) -> Event {
@@ -179,7 +212,7 @@ impl Driver {
         }
     }
 
-    fn perform(&self, effect: Effect, reads: &mut Vec<ReadTask>) {
+    fn perform(&self, effect: Effect) {
         match effect {
             Effect::Reply { origin, reply } if origin.core == self.mesh.core => {
                 self.clients.reply(origin.connection, &reply);
@@ -196,7 +229,7 @@ impl Driver {
             Effect::Segment(task) => self.disk.segment(task),
             Effect::ReadWal { replica, fetch, plan } => self.disk.read(replica, fetch, plan),
             Effect::Apply(batches) => self.store.apply(batches),
-            Effect::Read(task) => reads.push(task),
+            Effect::Read(task) => self.reads.borrow_mut().push_back(task),
             Effect::QueryDurable { replica, engine, flush } => {
                 self.store.maintain(Maintenance::Durable { replica, engine: engine.0, flush });
             }
@@ -219,7 +252,12 @@ impl Driver {
     async fn hear_store(self: Rc<Self>) {
         let events = self.store.events();
         while let Ok(batch) = events.recv_async().await {
-            batch.into_iter().for_each(|event| self.inbox.push(event));
+            for event in batch {
+                if matches!(event, Event::Read(_)) {
+                    self.reads_in_flight.set(self.reads_in_flight.get() - 1);
+                }
+                self.inbox.push(event);
+            }
         }
         crate::fatal::abort(crate::fatal::Reason::ThreadGone { thread: "apply" });
     }

@@ -25,7 +25,7 @@ mod read;
 
 pub use log::WalLog;
 pub(crate) use propose::{Admit, compaction_index};
-pub(crate) use read::{Clock, Query, ReadRequest};
+pub(crate) use read::{Budget, Clock, Query, ReadRequest};
 pub use read::{ReadDone, ReadTask};
 
 /// A replica of this process: the incarnation tells a re-created replica from its predecessor, so that a late

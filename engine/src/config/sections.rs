@@ -287,7 +287,7 @@ impl Default for Storage {
             cache_bytes: 1024 * MIB,
             write_buffer_bytes: 128 * MIB,
             background_threads: 2,
-            reader_threads: 1,
+            reader_threads: 4,
         }
     }
 }

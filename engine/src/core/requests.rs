@@ -2,7 +2,9 @@
 //! core that hosts it, or refused with the reason.
 
 use net::map::ShardInfo;
-use net::protocol::{Answer, Mutation, Op, Oversize, Refusal, Reply, Request, SESSION_WINDOW, SessionStamp};
+use net::protocol::{
+    Answer, Mutation, Op, Oversize, ReadConsistency, Refusal, Reply, Request, SESSION_WINDOW, SessionStamp,
+};
 use net::slot::slot_of;
 use raft::Nanos;
 
@@ -92,16 +94,21 @@ impl Core {
             }
             Op::ClusterMap | Op::Status => unreachable!("answered before"),
         };
-        let read = ReadRequest { origin, request: request.id, query, deadline: self.deadline() };
-        let (now, wall_ms, epoch, reads_max) =
-            (self.now, self.wall_ms, self.map.epoch, self.config.reads_max);
+        let stale = consistency == ReadConsistency::Stale;
+        let read = ReadRequest { origin, request: request.id, query, stale, deadline: self.deadline() };
+        let (clock, reads_max) = (self.clock(), self.config.reads_max);
         let replica = self.replicas[usize_of(request.shard)].as_mut().expect("hosted here");
         if replica.reads_waiting() >= reads_max {
             return Err(Refusal::Busy { retry_after_ms: 5 });
         }
-        replica.read(read, consistency, Clock { now, wall_ms, epoch }, &mut self.effects)?;
+        replica.read(read, consistency, clock, &mut self.budget, &mut self.effects)?;
         self.touch(request.shard);
         Ok(())
+    }
+
+    /// Time and map of this turn.
+    pub(super) fn clock(&self) -> Clock {
+        Clock { now: self.now, wall_ms: self.wall_ms, epoch: self.map.epoch }
     }
 
     fn deadline(&self) -> Nanos {

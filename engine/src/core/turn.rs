@@ -5,6 +5,7 @@ use wal::{BatchId, StreamId};
 
 use super::{Core, Effect, Unflushed, usize_of};
 use crate::convert;
+use crate::replica::Budget;
 
 impl Core {
     /// Time passed. Raft ticks by this; an executor that was held up does not make up for missed ticks, for then a
@@ -63,17 +64,24 @@ impl Core {
     /// the effects come out in the order they must be carried out.
     pub fn settle(&mut self) -> std::vec::Drain<'_, Effect> {
         self.counters.turns += 1;
+        let mut unserved = Vec::new();
         while let Some(shard) = self.touched.pop() {
             self.is_touched[usize_of(shard)] = false;
-            self.settle_replica(shard);
+            if self.settle_replica(shard) {
+                unserved.push(shard);
+            }
         }
+        unserved.into_iter().for_each(|shard| self.touch(shard));
+        self.budget = Budget::of_a_turn();
         self.feed_lane();
         self.outbox.drain_into(&mut self.effects);
         self.feed_wal();
         self.effects.drain(..)
     }
 
-    fn settle_replica(&mut self, shard: u32) {
+    /// Lets a replica do what follows from this turn; whether reads are left for the next.
+    fn settle_replica(&mut self, shard: u32) -> bool {
+        let clock = self.clock();
         self.replica_mut(shard).close_read_context();
         while self.replica_mut(shard).raft.has_ready() {
             let ready = self.replica_mut(shard).raft.ready();
@@ -81,8 +89,10 @@ impl Core {
         }
         let replica = self.replicas[usize_of(shard)].as_mut().expect("hosted here");
         let freed = replica.answer_progress(&mut self.effects);
-        replica.serve_reads(self.wall_ms, &mut self.effects);
+        self.budget.exceeded = false;
+        replica.serve_reads(clock, &mut self.budget, &mut self.effects);
         self.inflight_bytes -= freed;
+        self.budget.exceeded
     }
 
     fn take_ready(&mut self, shard: u32, ready: Ready) {

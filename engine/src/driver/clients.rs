@@ -1,7 +1,8 @@
 //! Client connections of one core: requests in, answers out.
 //!
-//! A connection stops being read while its client leaves answers unread or has too many requests unanswered; so what
-//! one client can make the node hold is bounded, and TCP tells it to slow down.
+//! A connection stops being read while its client leaves answers unread or has too many requests unanswered, and it
+//! may put only so much into one turn of the machine; so what one client can make the node hold, and how long it can
+//! make the others wait, is bounded, and TCP tells it to slow down.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -21,6 +22,10 @@ use crate::core::{ConnectionId, Event, Origin};
 
 /// Requests of one connection that may be unanswered before its reading pauses.
 const UNANSWERED_MAX: usize = 4096;
+/// Requests of one connection in one turn, and their bytes: more would make the turn long for everybody else, and be
+/// held in memory before admission has seen them.
+const TURN_REQUESTS_MAX: usize = 32;
+const TURN_BYTES_MAX: usize = 256 << 10;
 /// How often a paused connection looks whether it may go on.
 const PAUSE: Duration = Duration::from_millis(1);
 
@@ -108,7 +113,11 @@ impl Clients {
         mut reader: FrameReader,
     ) -> Result<(), ErrorReport> {
         let origin = Origin { core: self.core, connection: id };
+        let mut share = Share::default();
         loop {
+            if share.is_used_up(self.inbox.turns()) {
+                self.inbox.turn_over().await;
+            }
             while client.unanswered.get() >= UNANSWERED_MAX || client.sender.is_full() {
                 if client.sender.is_closed() {
                     return Ok(());
@@ -116,7 +125,10 @@ impl Clients {
                 glommio::timer::sleep(PAUSE).await;
             }
             match reader.read_frame().await {
-                Ok(Some(frame)) => self.on_frame(origin, client, &frame)?,
+                Ok(Some(frame)) => {
+                    share.take(self.inbox.turns(), frame.meta.len() + frame.payload.len());
+                    self.on_frame(origin, client, &frame)?;
+                }
                 Ok(None) => return self.drain(client).await,
                 // The frame was whole, so its sender may wait for an answer.
                 Err(ReadError::Frame(error @ FrameError::UnknownKind { id, .. })) => {
@@ -151,6 +163,28 @@ impl Clients {
             Err(error) => self.send(client, &Reply { id: frame.id, result: Err(error.refusal()) }),
         }
         Ok(())
+    }
+}
+
+/// What a connection has put into the present turn.
+#[derive(Default)]
+struct Share {
+    turn: u64,
+    requests: usize,
+    bytes: usize,
+}
+
+impl Share {
+    fn is_used_up(&self, turn: u64) -> bool {
+        self.turn == turn && (self.requests >= TURN_REQUESTS_MAX || self.bytes >= TURN_BYTES_MAX)
+    }
+
+    fn take(&mut self, turn: u64, bytes: usize) {
+        if self.turn != turn {
+            *self = Share { turn, ..Share::default() };
+        }
+        self.requests += 1;
+        self.bytes += bytes;
     }
 }
 

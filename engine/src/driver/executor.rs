@@ -8,6 +8,8 @@ use glommio::{LocalExecutorBuilder, Placement};
 
 /// Submission queue of a core's executor: many connections and log writes at once.
 const RING_DEPTH: usize = 1024;
+/// How long runnable tasks may keep the executor from looking at its rings.
+const PREEMPT: Duration = Duration::from_millis(5);
 /// Memory a core's executor registers with the kernel for direct I/O.
 const IO_MEMORY_BYTES: usize = 32 << 20;
 
@@ -22,6 +24,7 @@ where
         .name(&format!("core-{core}"))
         .spin_before_park(spin)
         .ring_depth(RING_DEPTH)
+        .preempt_timer(PREEMPT)
         .io_memory(IO_MEMORY_BYTES)
         .spawn(work)
         .map(drop)

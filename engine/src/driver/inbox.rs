@@ -13,6 +13,9 @@ use crate::core::Event;
 #[derive(Default)]
 pub(super) struct Inbox {
     events: RefCell<VecDeque<Event>>,
+    turns: Cell<u64>,
+    /// Tasks that wait for the end of the present turn.
+    between_turns: RefCell<Vec<Waker>>,
     ticked: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
@@ -33,6 +36,32 @@ impl Inbox {
     /// The next event of this turn.
     pub fn pop(&self) -> Option<Event> {
         self.events.borrow_mut().pop_front()
+    }
+
+    /// Ends a turn; whether events are left for another.
+    pub fn end_turn(&self) -> bool {
+        self.turns.set(self.turns.get() + 1);
+        self.between_turns.take().into_iter().for_each(Waker::wake);
+        !self.events.borrow().is_empty()
+    }
+
+    /// Makes a turn happen and waits for its end.
+    pub async fn turn_over(&self) {
+        let turn = self.turns.get();
+        self.tick();
+        poll_fn(|context| {
+            if self.turns.get() != turn {
+                return Poll::Ready(());
+            }
+            self.between_turns.borrow_mut().push(context.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// Turns that have ended.
+    pub fn turns(&self) -> u64 {
+        self.turns.get()
     }
 
     /// Waits until there is something to do.

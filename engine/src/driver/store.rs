@@ -17,6 +17,7 @@ use crate::store::{ReadTier, RocksShared, StorageEngine};
 pub struct Store {
     apply: flume::Sender<Vec<ApplyBatch>>,
     read: flume::Sender<Vec<ReadTask>>,
+    reader_threads: usize,
     maintain: flume::Sender<Maintenance>,
     events: flume::Receiver<Vec<Event>>,
 }
@@ -69,15 +70,22 @@ impl Store {
         spawn(format!("store-{core}"), cpu, move || {
             maintain_loop(&maintain_jobs, &to_executor, &shard_dirs, checkpoints_kept);
         })?;
-        Ok(Store { apply, read, maintain, events })
+        let reader_threads = usize::try_from(reader_threads).expect("64-bit machine");
+        Ok(Store { apply, read, reader_threads, maintain, events })
     }
 
     pub(super) fn apply(&self, batches: Vec<ApplyBatch>) {
         must_be_there(self.apply.send(batches).is_ok(), "apply");
     }
 
-    pub(super) fn read(&self, tasks: Vec<ReadTask>) {
-        must_be_there(self.read.send(tasks).is_ok(), "reader");
+    /// Hands reads out, in as many parts as there are threads.
+    pub(super) fn read(&self, tasks: impl ExactSizeIterator<Item = ReadTask>) {
+        let share = tasks.len().div_ceil(self.reader_threads);
+        let mut tasks = tasks.peekable();
+        while tasks.peek().is_some() {
+            let part = tasks.by_ref().take(share).collect();
+            must_be_there(self.read.send(part).is_ok(), "reader");
+        }
     }
 
     pub(super) fn maintain(&self, job: Maintenance) {

@@ -30,8 +30,41 @@ pub(crate) struct ReadRequest {
     pub origin: Origin,
     pub request: RequestId,
     pub query: Query,
+    /// Whether it may be answered at once, however old the state.
+    pub stale: bool,
     pub deadline: Nanos,
 }
+
+/// Bytes of answers that a turn may still make. An answer is held in memory until the turn ends, so reads beyond it
+/// wait for the next turn, by which the connections can tell that they are full.
+pub(crate) struct Budget {
+    left: u64,
+    /// Whether a read had to wait for it.
+    pub exceeded: bool,
+}
+
+impl Budget {
+    pub fn of_a_turn() -> Budget {
+        Budget { left: TURN_ANSWER_BYTES_MAX, exceeded: false }
+    }
+
+    fn is_used_up(&mut self) -> bool {
+        self.exceeded |= self.left == 0;
+        self.left == 0
+    }
+
+    fn take(&mut self, reply: &Reply) {
+        let bytes = match &reply.result {
+            Ok(Answer::Value { value: Some(value), .. }) => value.data.len(),
+            _ => 0,
+        };
+        let bytes = u64::try_from(bytes).expect("64-bit machine") + ANSWER_OVERHEAD_BYTES;
+        self.left = self.left.saturating_sub(bytes);
+    }
+}
+
+const TURN_ANSWER_BYTES_MAX: u64 = 4 << 20;
+const ANSWER_OVERHEAD_BYTES: u64 = 128;
 
 /// Reads that wait.
 #[derive(Default)]
@@ -84,12 +117,13 @@ impl Replica {
         read: ReadRequest,
         consistency: ReadConsistency,
         clock: Clock,
+        budget: &mut Budget,
         effects: &mut Vec<Effect>,
     ) -> Result<(), Refusal> {
-        let Clock { now, wall_ms, epoch } = clock;
+        let Clock { now, epoch, .. } = clock;
         match consistency {
             ReadConsistency::Stale => {
-                self.serve(read, Some(self.freshness.at(now)), wall_ms, effects);
+                self.serve_or_queue(Index::ZERO, read, clock, budget, effects);
                 return Ok(());
             }
             ReadConsistency::Linearizable if !self.raft.is_leader() => return Err(self.not_leader(epoch)),
@@ -101,10 +135,7 @@ impl Replica {
         }
         let context = self.reads.next_context;
         match self.raft.read_index(context, now) {
-            Ok(ReadStart::At(index)) if index <= self.raft.applied() => {
-                self.serve(read, None, wall_ms, effects)
-            }
-            Ok(ReadStart::At(index)) => self.reads.confirm(index, read),
+            Ok(ReadStart::At(index)) => self.serve_or_queue(index, read, clock, budget, effects),
             Ok(ReadStart::Pending) => {
                 self.reads.next_context += 1;
                 self.reads.open_context = Some(context);
@@ -139,28 +170,48 @@ impl Replica {
         }
     }
 
-    /// Serves the reads whose index is applied by now.
-    pub fn serve_reads(&mut self, wall_ms: u64, effects: &mut Vec<Effect>) {
+    /// Serves the reads whose index is applied by now, as far as the turn's budget goes.
+    pub fn serve_reads(&mut self, clock: Clock, budget: &mut Budget, effects: &mut Vec<Effect>) {
         let applied = self.raft.applied();
-        while self.reads.confirmed.front().is_some_and(|(index, _)| *index <= applied) {
+        while self.reads.confirmed.front().is_some_and(|(index, _)| *index <= applied) && !budget.is_used_up()
+        {
             let (_, read) = self.reads.confirmed.pop_front().expect("just seen");
-            self.serve(read, None, wall_ms, effects);
+            self.serve(read, clock, budget, effects);
         }
     }
 
-    fn serve(&self, read: ReadRequest, lag_ms: Option<u64>, now_ms: u64, effects: &mut Vec<Effect>) {
+    fn serve_or_queue(
+        &mut self,
+        index: Index,
+        read: ReadRequest,
+        clock: Clock,
+        budget: &mut Budget,
+        effects: &mut Vec<Effect>,
+    ) {
+        if index > self.raft.applied() || budget.is_used_up() {
+            self.reads.confirm(index, read);
+        } else {
+            self.serve(read, clock, budget, effects);
+        }
+    }
+
+    fn serve(&self, read: ReadRequest, clock: Clock, budget: &mut Budget, effects: &mut Vec<Effect>) {
+        let lag_ms = read.stale.then(|| self.freshness.at(clock.now));
         let applied_index = self.raft.applied().0;
         let task = ReadTask {
             replica: self.id,
             engine: self.engine.clone(),
             origin: read.origin,
             request: read.request,
-            now_ms,
+            now_ms: clock.wall_ms,
             freshness: lag_ms.map(|lag_ms| protocol::Freshness { applied_index, lag_ms }),
             query: read.query,
         };
         effects.push(match task.run(ReadTier::Memory) {
-            Some(done) => Effect::Reply { origin: done.origin, reply: done.reply },
+            Some(done) => {
+                budget.take(&done.reply);
+                Effect::Reply { origin: done.origin, reply: done.reply }
+            }
             None => Effect::Read(task),
         });
     }

@@ -2,7 +2,8 @@
 //!
 //! The buffer is kept zero-initialised up to its length, `filled` of it holding received bytes: a socket
 //! can read straight into [`FrameDecoder::unfilled`] with no unsafe code. Frames are split off the front;
-//! a new buffer is taken only when the rest is too short to be worth a read.
+//! a new buffer is taken only when the rest is too short to be worth a read. Buffers begin short and double
+//! whenever a read fills one: a thousand idle connections must not cost what a thousand busy ones may.
 
 use super::{Frame, FrameError, HEADER_BYTES, Header};
 use bytes::{Bytes, BytesMut};
@@ -19,21 +20,24 @@ pub struct FrameDecoder {
     filled: usize,
     /// Header of the frame at the front, once it is complete and checked.
     header: Option<Header>,
+    /// Length of the next buffer, up to `buffer_bytes_max`.
     buffer_bytes: usize,
+    buffer_bytes_max: usize,
     frame_bytes_max: u32,
     failed: Option<FrameError>,
 }
 
 impl FrameDecoder {
-    /// A decoder that reads into buffers of `buffer_bytes` (longer for a longer frame) and refuses frames
-    /// whose body is over `frame_bytes_max`.
+    /// A decoder that reads into buffers of up to `buffer_bytes_max` (longer for a longer frame) and refuses
+    /// frames whose body is over `frame_bytes_max`.
     #[must_use]
-    pub fn new(buffer_bytes: usize, frame_bytes_max: u32) -> FrameDecoder {
+    pub fn new(buffer_bytes_max: usize, frame_bytes_max: u32) -> FrameDecoder {
         FrameDecoder {
             buffer: BytesMut::new(),
             filled: 0,
             header: None,
-            buffer_bytes: buffer_bytes.max(READ_BYTES_MIN),
+            buffer_bytes: READ_BYTES_MIN,
+            buffer_bytes_max: buffer_bytes_max.max(READ_BYTES_MIN),
             frame_bytes_max,
             failed: None,
         }
@@ -60,7 +64,11 @@ impl FrameDecoder {
     /// # Panics
     /// If that is more than the room there was.
     pub fn advance(&mut self, count: usize) {
-        assert!(count <= self.buffer.len() - self.filled, "more bytes received than room given");
+        let room = self.buffer.len() - self.filled;
+        assert!(count <= room, "more bytes received than room given");
+        if count == room {
+            self.buffer_bytes = (self.buffer_bytes * 2).min(self.buffer_bytes_max);
+        }
         self.filled += count;
     }
 
