@@ -246,6 +246,14 @@ fn start_raft(
     let stream = StreamId(u64::from(shard));
     let state = wal.borrow().state(stream);
     let mut hard_state = state.map(crate::convert::hard_state).unwrap_or_default();
+    // A crash may keep a Ready's entries and lose the state written behind them. Nothing was promised in their term:
+    // promises wait for the whole Ready.
+    let last = wal.borrow().last_index(stream);
+    if let Ok(term) = wal.borrow().term(stream, last)
+        && raft::Term(term) > hard_state.term
+    {
+        hard_state = raft::HardState { term: raft::Term(term), vote: None, ..hard_state };
+    }
     // The commit index is not written on its own, so it may lag behind what was applied and made durable.
     hard_state.commit = hard_state.commit.max(applied);
     let voters = nodes.iter().copied().map(raft::NodeId).collect();

@@ -64,6 +64,10 @@ pub struct Doors {
     pub peer: TcpListener,
 }
 
+/// A client whose host says nothing for so long is gone.
+const CLIENT_SILENCE_MAX: Duration = Duration::from_secs(60);
+/// A link to a peer is given up sooner: a new one works as soon as the network does again.
+const PEER_SILENCE_MAX: Duration = Duration::from_secs(4);
 /// A turn ends after this, whatever has arrived, so that ticks, heartbeats and other clients never wait long.
 const TURN_MAX: Duration = Duration::from_millis(10);
 /// Reads on the reader threads at a time: enough to keep a disk busy.
@@ -94,9 +98,10 @@ pub async fn run(parts: CoreParts) {
     let CoreParts { config, map, core, disk, store, mesh, doors, started } = parts;
     let inbox = Rc::new(Inbox::default());
     let limits = wire_limits(&config);
-    let connection = |queue: u64| ConnectionConfig {
+    let connection = |queue: u64, silence_max| ConnectionConfig {
         frame_bytes_max: limits.frame_bytes_max,
         write_queue_bytes_max: usize::try_from(queue).expect("64-bit machine"),
+        silence_max,
         ..ConnectionConfig::default()
     };
     let wal_dir = config.node.data_dir.join(format!("core-{}", mesh.core)).join("wal");
@@ -107,7 +112,7 @@ pub async fn run(parts: CoreParts) {
         store,
         clients: Rc::new(Clients::new(
             mesh.core,
-            connection(config.limits.connection_bytes_max),
+            connection(config.limits.connection_bytes_max, CLIENT_SILENCE_MAX),
             limits,
             inbox.clone(),
         )),
@@ -115,7 +120,7 @@ pub async fn run(parts: CoreParts) {
             config.node.id,
             mesh.core,
             config.cluster.id.clone(),
-            connection(config.limits.peer_bytes_max),
+            connection(config.limits.peer_bytes_max, PEER_SILENCE_MAX),
             inbox.clone(),
         )),
         mesh,

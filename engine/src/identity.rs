@@ -1,6 +1,7 @@
 //! Whose data a directory holds. Written when a node first starts, compared at every start: a node must never run on
 //! another's data, nor with a number of cores or shards that its files were not laid out for.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
@@ -22,6 +23,7 @@ struct Identity {
     node: u64,
     cores: u32,
     shards: u32,
+    nodes: Vec<u64>,
 }
 
 /// A claimed data directory; the claim ends with this value or the process.
@@ -96,6 +98,14 @@ impl DataDir {
             node: config.node.id,
             cores: config.cores(),
             shards: config.cluster.shards,
+            nodes: config
+                .cluster
+                .nodes
+                .iter()
+                .map(|node| node.id)
+                .collect::<BTreeSet<u64>>()
+                .into_iter()
+                .collect(),
         };
         let identity_path = path.join("IDENTITY");
         match fs::read_to_string(&identity_path) {
@@ -137,7 +147,10 @@ fn compare(dir: &Path, file: &Path, text: &str, wanted: &Identity) -> Result<(),
     let layout =
         "this cannot be changed on existing data: set it back, or rebuild the node with an empty directory";
     differs("node.cores", found.cores.to_string(), wanted.cores.to_string(), layout)?;
-    differs("cluster.shards", found.shards.to_string(), wanted.shards.to_string(), layout)
+    differs("cluster.shards", found.shards.to_string(), wanted.shards.to_string(), layout)?;
+    // Nodes that count different majorities would elect two leaders.
+    let members = "the members of a cluster cannot be changed by its configuration: set the list back";
+    differs("cluster.nodes.id", format!("{:?}", found.nodes), format!("{:?}", wanted.nodes), members)
 }
 
 /// Writes the identity so that a crash leaves either none or all of it.

@@ -262,7 +262,8 @@ impl CoreSetup {
             pool_min: section.pool_min,
             pool_max: section.pool_max,
             cache_bytes_max: section.cache_bytes,
-            payload_bytes_max: bytes(self.config.command_bytes_max()),
+            // Not what the limits allow now: an entry from before they were lowered must still fit.
+            payload_bytes_max: bytes(section.segment_bytes - (16 << 10)),
             ..WalConfig::new(
                 self.config.node.id,
                 u16::try_from(self.mesh.core).expect("validated: at most 512"),

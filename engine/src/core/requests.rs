@@ -3,7 +3,8 @@
 
 use net::map::ShardInfo;
 use net::protocol::{
-    Answer, Mutation, Op, Oversize, ReadConsistency, Refusal, Reply, Request, SESSION_WINDOW, SessionStamp,
+    Answer, Expected, Mutation, Op, Oversize, ReadConsistency, Refusal, Reply, Request, SESSION_WINDOW,
+    SessionStamp,
 };
 use net::slot::slot_of;
 use raft::Nanos;
@@ -136,13 +137,16 @@ impl Core {
         if mutations.is_empty() {
             return Err(Refusal::Invalid { why: "a write needs at least one mutation".to_owned() });
         }
-        let mut total = 0;
+        let (mut total, mut compared) = (0, 0);
         let mut slots = SlotsOf::new();
         for mutation in mutations {
-            let (key, value) = match mutation {
-                Mutation::Put { key, value, .. } => (key, Some(value)),
-                Mutation::Delete { key } => (key, None),
-                Mutation::CompareAndSwap { key, new, .. } => (key, new.as_ref()),
+            let (key, value, expected) = match mutation {
+                Mutation::Put { key, value, .. } => (key, Some(value), None),
+                Mutation::Delete { key } => (key, None, None),
+                Mutation::CompareAndSwap { key, new, expected: Expected::Value(value) } => {
+                    (key, new.as_ref(), Some(value))
+                }
+                Mutation::CompareAndSwap { key, new, .. } => (key, new.as_ref(), None),
             };
             slots.push(self.check_key(shard, key)?);
             let bytes = value.map_or(0, |value| len64(value));
@@ -150,10 +154,11 @@ impl Core {
                 return Err(Refusal::TooLarge { what: Oversize::Value, limit: self.config.value_bytes_max });
             }
             total += bytes + len64(key);
+            compared += expected.map_or(0, |value| len64(value));
         }
         // A batch is one entry, and must fit where a largest value does.
         let batch_max = self.config.value_bytes_max + self.config.key_bytes_max;
-        if total > batch_max {
+        if total > batch_max || compared > self.config.value_bytes_max {
             return Err(Refusal::TooLarge { what: Oversize::Request, limit: batch_max });
         }
         Ok(slots)

@@ -26,6 +26,8 @@ const UNANSWERED_MAX: usize = 4096;
 /// held in memory before admission has seen them.
 const TURN_REQUESTS_MAX: usize = 32;
 const TURN_BYTES_MAX: usize = 256 << 10;
+/// How long a closing connection may take to deliver what is queued.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often a paused connection looks whether it may go on.
 const PAUSE: Duration = Duration::from_millis(1);
 
@@ -102,8 +104,11 @@ impl Clients {
             tracing::debug!(connection = id.0, error = %report, "closing a client connection");
             let _ = client.sender.append(|buffer| self.encoder.borrow_mut().error(&report, buffer));
         }
-        self.open.borrow_mut().remove(&id);
         client.sender.close();
+        // A client that does not read the rest is not waited for long. It counts until its memory is gone.
+        let _ = glommio::timer::timeout(CLOSE_TIMEOUT, async { Ok(client.sender.flushed().await) }).await;
+        client.sender.abort();
+        self.open.borrow_mut().remove(&id);
     }
 
     async fn read_requests(

@@ -41,6 +41,9 @@ pub struct ConnectionConfig {
     /// Bytes queued for sending at which [`FrameSender::is_full`] says so. A signal, not a wall: a frame
     /// appended past it is still sent, so the owner must stop taking requests until there is room.
     pub write_queue_bytes_max: usize,
+    /// How long the other side's host may leave what was sent unacknowledged, or an idle connection's probes
+    /// unanswered, before the connection counts as broken.
+    pub silence_max: Duration,
 }
 
 impl Default for ConnectionConfig {
@@ -49,6 +52,7 @@ impl Default for ConnectionConfig {
             frame_bytes_max: Limits::DEFAULT.frame_bytes_max,
             read_buffer_bytes: 128 * 1024,
             write_queue_bytes_max: 4 * 1024 * 1024,
+            silence_max: Duration::from_secs(60),
         }
     }
 }
@@ -151,6 +155,7 @@ impl Connection {
 
     fn from_stream(stream: TcpStream, config: ConnectionConfig) -> io::Result<Connection> {
         stream.set_nodelay(true).map_err(io::Error::from)?;
+        detect_silence(&stream, config.silence_max)?;
         let shared = Rc::new(Shared {
             stream: RefCell::new(stream),
             pending: RefCell::new(BytesMut::new()),
@@ -162,6 +167,30 @@ impl Connection {
         let decoder = FrameDecoder::new(config.read_buffer_bytes, config.frame_bytes_max);
         Ok(Connection { reader: FrameReader { shared, decoder }, config })
     }
+}
+
+/// Lets the kernel find out that the other side's host is gone (tcp(7)): without it a connection whose peer vanished
+/// without a word lives for ever, or for minutes after a partition has healed.
+fn detect_silence(stream: &TcpStream, silence_max: Duration) -> io::Result<()> {
+    let millis = libc::c_int::try_from(silence_max.as_millis()).unwrap_or(libc::c_int::MAX);
+    let seconds = (millis / 4000).max(1);
+    let options = [
+        (libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1),
+        (libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, seconds),
+        (libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, seconds),
+        (libc::IPPROTO_TCP, libc::TCP_KEEPCNT, 3),
+        (libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, millis),
+    ];
+    for (level, option, value) in options {
+        let length = libc::socklen_t::try_from(size_of::<libc::c_int>()).expect("four bytes");
+        // SAFETY: the kernel reads one integer, which lives through the call; the stream keeps its descriptor open.
+        let result =
+            unsafe { libc::setsockopt(stream.as_raw_fd(), level, option, (&raw const value).cast(), length) };
+        if result != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
 }
 
 /// The receiving half.
