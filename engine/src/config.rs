@@ -85,8 +85,10 @@ impl Config {
 
     /// Parses and checks a configuration text; `path` only serves the error texts.
     pub fn parse(text: &str, path: &Path) -> Result<Config, ConfigError> {
-        let config: Config = toml::from_str(text)
+        let mut config: Config = toml::from_str(text)
             .map_err(|e| ConfigError::Syntax { path: path.to_owned(), message: e.to_string() })?;
+        // One order on all nodes, whichever each lists first: preferred leaders follow it.
+        config.cluster.nodes.sort_by_key(|node| node.id);
         config.validate()?;
         Ok(config)
     }

@@ -270,7 +270,7 @@ impl Driver {
     async fn hear_mesh(self: Rc<Self>) {
         loop {
             match self.mesh.receive().await {
-                MeshMessage::Client(handoff) => doors::serve_client(&self, handoff),
+                MeshMessage::Client(handoff, slot) => doors::serve_client(&self, handoff, slot),
                 MeshMessage::Peer(handoff, hello) => {
                     glommio::spawn_local(self.peers.clone().accept(handoff, hello)).detach();
                 }

@@ -20,7 +20,7 @@ pub enum Reason {
     },
     /// A record that was written cannot be read back.
     #[error(
-        "the write-ahead log is damaged: {detail}; replace the disk and rebuild this node from its peers"
+        "the write-ahead log is damaged: {detail}; check the disk, and restore this node's data directory from a backup"
     )]
     WalCorrupt {
         /// File, offset and reason.
@@ -38,7 +38,7 @@ pub enum Reason {
     },
     /// This node had acknowledged entries that its log no longer holds.
     #[error(
-        "shard {shard} has lost acknowledged entries: {detail}; its data directory was damaged or exchanged: rebuild this node from its peers"
+        "shard {shard} has lost acknowledged entries: {detail}; its data directory was damaged or exchanged: restore the right one"
     )]
     LostEntries {
         /// The shard.

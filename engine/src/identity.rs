@@ -68,7 +68,9 @@ pub enum DataDirError {
         remedy: &'static str,
     },
     /// Its identity cannot be read.
-    #[error("{path} is damaged ({detail}); restore it, or rebuild this node with an empty data directory")]
+    #[error(
+        "{path} is damaged ({detail}); restore the directory from a backup: a node that comes back empty has forgotten what it acknowledged"
+    )]
     Damaged {
         /// The identity file.
         path: PathBuf,
@@ -144,8 +146,7 @@ fn compare(dir: &Path, file: &Path, text: &str, wanted: &Identity) -> Result<(),
     let other = "give this node its own node.data_dir, or correct the configuration";
     differs("cluster.id", found.cluster.clone(), wanted.cluster.clone(), other)?;
     differs("node.id", found.node.to_string(), wanted.node.to_string(), other)?;
-    let layout =
-        "this cannot be changed on existing data: set it back, or rebuild the node with an empty directory";
+    let layout = "this cannot be changed on existing data: set it back";
     differs("node.cores", found.cores.to_string(), wanted.cores.to_string(), layout)?;
     differs("cluster.shards", found.shards.to_string(), wanted.shards.to_string(), layout)?;
     // Nodes that count different majorities would elect two leaders.

@@ -108,7 +108,9 @@ pub(crate) struct Replica {
     proposed: VecDeque<(Index, u64)>,
     reads: read::Reads,
     freshness: read::Freshness,
-    last_time_ms: u64,
+    /// The latest time this replica knows of: stamped by itself or by an entry it applied. What has expired by it stays
+    /// expired, whichever node answers.
+    pub time_ms: u64,
 }
 
 impl Replica {
@@ -141,7 +143,7 @@ impl Replica {
             proposed: VecDeque::new(),
             reads: read::Reads::default(),
             freshness: read::Freshness::default(),
-            last_time_ms: 0,
+            time_ms: 0,
         }
     }
 

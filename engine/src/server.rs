@@ -63,9 +63,7 @@ pub enum ServeError {
         detail: String,
     },
     /// A replica's recovered state does not hang together.
-    #[error(
-        "core {core}: {source}; its data directory was damaged or exchanged: rebuild this node from its peers"
-    )]
+    #[error("core {core}: {source}; its data directory was damaged or exchanged: restore the right one")]
     Replica {
         /// The core.
         core: u32,

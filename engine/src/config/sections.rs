@@ -189,6 +189,12 @@ impl RaftSection {
                 "must be at least raft.append_bytes_max, and that at least 4096",
             );
         }
+        if self.append_bytes_max > 64 * MIB {
+            return invalid(
+                "raft.append_bytes_max",
+                "must be at most 64 MiB: a message travels in one frame",
+            );
+        }
         if self.inflight_messages_max == 0 {
             return invalid("raft.inflight_messages_max", "must be at least 1");
         }

@@ -20,11 +20,12 @@ pub struct ApplyBatch {
 }
 
 impl ApplyBatch {
-    /// The completion of this batch.
-    pub fn done(&self, applied: u64, outcomes: Vec<(u64, Outcome)>) -> Applied {
+    /// The completion of this batch: the last entry applied, the state machine's clock, and the outcomes asked for.
+    pub fn done(&self, applied: u64, time_ms: u64, outcomes: Vec<(u64, Outcome)>) -> Applied {
         Applied {
             replica: self.replica,
             applied: Index(applied),
+            time_ms,
             outcomes,
             bytes: self.bytes,
             compact_to: self.compact_to,
@@ -37,6 +38,8 @@ impl ApplyBatch {
 pub struct Applied {
     replica: ReplicaId,
     applied: Index,
+    /// The state machine's clock.
+    time_ms: u64,
     outcomes: Vec<(u64, Outcome)>,
     bytes: u64,
     compact_to: Option<Index>,
@@ -120,6 +123,7 @@ impl Core {
             replica.apply.busy = false;
             replica.bytes_since_checkpoint += applied.bytes;
             replica.raft.on_applied(applied.applied);
+            replica.time_ms = replica.time_ms.max(applied.time_ms);
             let freed = replica.answer_applied(applied.applied, applied.outcomes, &mut self.effects);
             self.inflight_bytes -= freed;
             if let Some(index) = applied.compact_to {

@@ -63,10 +63,11 @@ impl Core {
         }
         let since = applied.0.saturating_sub(replica.checkpoint.0.0);
         let interval = self.config.snapshot_interval.0;
-        let by_time = interval > 0 && self.now.0 >= replica.checkpoint.1.0 + interval;
+        let by_time = interval > 0 && self.now.0 >= replica.checkpoint.1.0.saturating_add(interval);
         let threshold = self.config.snapshot_threshold_bytes;
         let by_size = threshold > 0 && replica.bytes_since_checkpoint >= threshold;
-        if since > 0 && (by_time || by_size) {
+        if since > 0 && (by_time || by_size) && !replica.durable_query {
+            replica.durable_query = true;
             replica.checkpoint = (applied, self.now);
             replica.bytes_since_checkpoint = 0;
             let engine = Engine(replica.engine.clone());
@@ -89,7 +90,8 @@ impl Core {
         drop(wal);
         let shard = usize::try_from(stream.0).expect("64-bit machine");
         let Some(replica) = self.replicas.get_mut(shard).and_then(Option::as_mut) else { return };
-        if replica.raft.applied() > replica.applied_durable && !replica.durable_query {
+        // More than is durable must be agreed to be dropped, or flushing frees nothing.
+        if replica.compaction_agreed > replica.applied_durable && !replica.durable_query {
             replica.durable_query = true;
             let engine = Engine(replica.engine.clone());
             self.effects.push(Effect::QueryDurable { replica: replica.id, engine, flush: true });

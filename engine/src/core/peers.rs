@@ -3,7 +3,7 @@
 
 use net::map::ClusterMap;
 use net::peer::{GroupBody, GroupMessage};
-use raft::{Message, MessageBody, StepError};
+use raft::{Message, MessageBody, NodeId, StepError};
 
 use super::{Core, Effect, Parcel, usize_of};
 use crate::{convert, placement};
@@ -65,7 +65,7 @@ impl Core {
             // A follower that cannot apply as fast as it is sent entries refuses more until it has caught up:
             // the leader's window closes, and memory stays bounded.
             let appends = matches!(&message.body, GroupBody::Append { entries, .. } if !entries.is_empty());
-            if appends && self.lane.queued_bytes > 2 * self.config.inflight_bytes_max {
+            if appends && self.follower_queue_bytes() > 2 * self.config.inflight_bytes_max {
                 self.counters.appends_dropped += 1;
                 continue;
             }
@@ -73,8 +73,13 @@ impl Core {
         }
     }
 
+    /// What followers of this core hold that is not flushed, or flushed and not applied.
+    fn follower_queue_bytes(&self) -> u64 {
+        self.lane.queued_bytes.max(self.wal.borrow().queued_bytes())
+    }
+
     fn step(&mut self, shard: u32, message: GroupMessage) {
-        let (from, now) = (message.from, self.now);
+        let (from, term, now) = (message.from, message.term, self.now);
         let Some(message) = convert::raft_message(message) else {
             tracing::error!(
                 shard,
@@ -89,14 +94,17 @@ impl Core {
         };
         let replica = self.replica_mut(shard);
         match replica.raft.step(message, now) {
-            Ok(()) => {}
+            Ok(()) => {
+                let from_leader =
+                    replica.raft.leader() == Some(NodeId(from)) && replica.raft.term().0 == term;
+                if let Some(commit) = told.filter(|_| from_leader) {
+                    replica.note_commit(commit, now);
+                }
+            }
             Err(error @ StepError::LostEntries { .. }) => {
                 crate::fatal::abort(crate::fatal::Reason::LostEntries { shard, detail: error.to_string() })
             }
             Err(error) => tracing::warn!(shard, from, %error, "refused a message"),
-        }
-        if let Some(commit) = told {
-            replica.note_commit(commit, now);
         }
         self.touch(shard);
     }
@@ -105,7 +113,7 @@ impl Core {
     pub(super) fn on_peer_lost(&mut self, node: u64) {
         for shard in 0..self.replicas.len() {
             if let Some(replica) = self.replicas[shard].as_mut() {
-                replica.raft.report_unreachable(raft::NodeId(node));
+                replica.raft.report_unreachable(NodeId(node));
             }
         }
     }

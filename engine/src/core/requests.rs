@@ -113,7 +113,7 @@ impl Core {
     }
 
     fn deadline(&self) -> Nanos {
-        Nanos(self.now.0 + self.config.request_timeout.0)
+        self.now.saturating_add(self.config.request_timeout)
     }
 
     /// Refuses a write at once while the core has more in flight than it may: proposed or committed, not applied.

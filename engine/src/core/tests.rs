@@ -112,7 +112,7 @@ impl Node {
                         .map(|batch| {
                             let machine = self.machines.get_mut(&batch.replica.shard).unwrap();
                             let applied = machine.apply(&batch.entries).unwrap();
-                            batch.done(applied.applied.index, applied.outcomes)
+                            batch.done(applied.applied.index, machine.clock_ms(), applied.outcomes)
                         })
                         .collect();
                     self.events.push_back(Event::Applied(done));

@@ -12,7 +12,7 @@ impl Core {
     /// pause would look like a silent leader.
     pub(super) fn on_time(&mut self, now: Nanos, wall_ms: u64) {
         self.now = self.now.max(now);
-        self.wall_ms = wall_ms;
+        self.wall_ms = self.wall_ms.max(wall_ms);
         if self.now < self.next_tick {
             return;
         }

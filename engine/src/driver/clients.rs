@@ -60,17 +60,15 @@ impl Clients {
         }
     }
 
-    /// Number of connections of this core.
-    pub fn len(&self) -> usize {
-        self.open.borrow().len()
-    }
-
     /// Answers a request. The connection may be gone by now; then so is the answer.
     pub fn reply(&self, connection: ConnectionId, reply: &Reply) {
         let open = self.open.borrow();
         let Some(client) = open.get(&connection) else { return };
         client.unanswered.set(client.unanswered.get().saturating_sub(1));
-        let large = matches!(&reply.result, Ok(Answer::Value { .. } | Answer::Scan { .. }));
+        let large = matches!(
+            &reply.result,
+            Ok(Answer::Value { .. } | Answer::Scan { .. } | Answer::Status(_) | Answer::ClusterMap(_))
+        );
         if large && client.sender.is_full() {
             // The client asks for more than it reads: what is queued for it stays bounded.
             self.send(client, &Reply { id: reply.id, result: Err(Refusal::Busy { retry_after_ms: 20 }) });

@@ -1,6 +1,5 @@
 //! The node's listening sockets: accept, read the hello, hand the connection to the core it asks for.
 
-use std::cell::Cell;
 use std::net::TcpListener;
 use std::rc::Rc;
 use std::time::Duration;
@@ -11,10 +10,13 @@ use net::transport::connection::ReadError;
 use net::transport::{Connection, ConnectionConfig, Handoff, Listener};
 
 use super::clients::{greeting, report};
+use super::mesh::ConnectionSlot;
 use super::{Doors, Driver, MeshMessage};
 
 /// A connection that has not said hello by then is closed.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+/// Connections beyond the limit that are told so at a time.
+const REFUSED_MAX: usize = 256;
 /// Pause after a failed accept: descriptors may have run out for a moment.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -26,35 +28,40 @@ pub(super) fn open(driver: &Rc<Driver>, doors: Doors) {
 
 async fn accept_clients(driver: Rc<Driver>, listener: TcpListener) {
     let listener = Listener::from_std(listener).expect("a bound listener has an address");
-    let greeting_now = Rc::new(Cell::new(0usize));
+    let limit = driver.config.limits.connections_max;
     let mut next_core = 0;
     loop {
         let Some(connection) = accept(&listener, driver.clients.connection).await else { continue };
-        let limit =
-            driver.config.limits.connections_max / usize::try_from(driver.mesh.cores()).expect("64 bits");
+        let (slot, count) = driver.mesh.take_slot();
+        if count > limit + REFUSED_MAX {
+            // Not even a refusal: descriptors must be left for the node's own files.
+            continue;
+        }
         let any_core = next_core;
         next_core = (next_core + 1) % driver.mesh.cores();
-        let (driver, greeting_now) = (driver.clone(), greeting_now.clone());
-        let full = driver.clients.len() + greeting_now.get() >= limit.max(1);
-        greeting_now.set(greeting_now.get() + 1);
+        let driver = driver.clone();
         glommio::spawn_local(async move {
-            match client_hello(connection, any_core, driver.mesh.cores(), full).await {
-                Ok(Some((handoff, core))) if core == driver.mesh.core => serve_client(&driver, handoff),
-                Ok(Some((handoff, core))) => driver.mesh.send(core, MeshMessage::Client(handoff)),
+            match client_hello(connection, any_core, driver.mesh.cores(), count > limit).await {
+                Ok(Some((handoff, core))) if core == driver.mesh.core => serve_client(&driver, handoff, slot),
+                Ok(Some((handoff, core))) => driver.mesh.send(core, MeshMessage::Client(handoff, slot)),
                 Ok(None) => {}
                 Err(error) => tracing::debug!(%error, "a client connection ended during its hello"),
             }
-            greeting_now.set(greeting_now.get() - 1);
         })
         .detach();
     }
 }
 
 /// Serves a client whose hello was read here or by another core.
-pub(super) fn serve_client(driver: &Driver, handoff: Handoff) {
+pub(super) fn serve_client(driver: &Driver, handoff: Handoff, slot: ConnectionSlot) {
     let map = driver.core.borrow().map();
     let hello = greeting(driver.config.node.id, driver.mesh.core, &driver.limits, map);
-    glommio::spawn_local(driver.clients.clone().serve(handoff, hello)).detach();
+    let clients = driver.clients.clone();
+    glommio::spawn_local(async move {
+        clients.serve(handoff, hello).await;
+        drop(slot);
+    })
+    .detach();
 }
 
 async fn accept_peers(driver: Rc<Driver>, listener: TcpListener) {

@@ -1,5 +1,8 @@
 //! What the cores of one node tell each other: the only thing they share.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use net::peer::PeerHello;
 use net::protocol::{Reply, Request};
 use net::transport::Handoff;
@@ -9,7 +12,7 @@ use crate::core::{ConnectionId, CoreStatus, Origin};
 /// A message between two cores of this node.
 pub enum MeshMessage {
     /// A client's connection now belongs to the receiver.
-    Client(Handoff),
+    Client(Handoff, ConnectionSlot),
     /// A peer's connection now belongs to the receiver.
     Peer(Handoff, PeerHello),
     /// A request for a shard of the receiver.
@@ -20,12 +23,22 @@ pub enum MeshMessage {
     Status(CoreStatus),
 }
 
+/// A client connection among those of the node, whichever core has it: the one number that cores share.
+pub struct ConnectionSlot(Arc<AtomicUsize>);
+
+impl Drop for ConnectionSlot {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// One core's ends of the channels between all cores. What is in them is bounded by the connections: each stops
 /// reading while too much of what it asked is unanswered.
 pub struct Mesh {
     /// This core.
     pub core: u32,
     to: Vec<flume::Sender<MeshMessage>>,
+    connections: Arc<AtomicUsize>,
     from: flume::Receiver<MeshMessage>,
 }
 
@@ -33,12 +46,22 @@ impl Mesh {
     /// The ends for all `cores` of a node, in order.
     pub fn all(cores: u32) -> Vec<Mesh> {
         let (to, from): (Vec<_>, Vec<_>) = (0..cores).map(|_| flume::unbounded()).unzip();
-        (0..cores).zip(from).map(|(core, from)| Mesh { core, to: to.clone(), from }).collect()
+        let connections = Arc::new(AtomicUsize::new(0));
+        (0..cores)
+            .zip(from)
+            .map(|(core, from)| Mesh { core, to: to.clone(), connections: connections.clone(), from })
+            .collect()
     }
 
     /// Number of cores.
     pub fn cores(&self) -> u32 {
         u32::try_from(self.to.len()).expect("cores are numbered in 32 bits")
+    }
+
+    /// Counts one more client connection of the node, until the slot is dropped; also how many there are now.
+    pub fn take_slot(&self) -> (ConnectionSlot, usize) {
+        let count = self.connections.fetch_add(1, Ordering::Relaxed) + 1;
+        (ConnectionSlot(self.connections.clone()), count)
     }
 
     /// Sends to a core. A core that is gone takes the process with it, so nothing is lost silently.

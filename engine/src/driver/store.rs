@@ -132,7 +132,7 @@ fn apply_loop(
                 let room =
                     if too_full() { machine.engine().flush().map_err(ApplyError::from) } else { Ok(()) };
                 match room.and_then(|()| machine.apply(&batch.entries)) {
-                    Ok(result) => batch.done(result.applied.index, result.outcomes),
+                    Ok(result) => batch.done(result.applied.index, machine.clock_ms(), result.outcomes),
                     Err(error) => fatal::abort(Reason::Apply { shard, detail: error.to_string() }),
                 }
             })

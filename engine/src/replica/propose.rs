@@ -36,10 +36,10 @@ impl Replica {
         if !self.raft.is_leader() {
             return Err(self.not_leader(write.epoch));
         }
-        // The leader's clock may step back; the stamps of its entries do not.
-        self.last_time_ms = self.last_time_ms.max(write.wall_ms);
+        // This node's clock may be behind a former leader's, or step back; the stamps of entries do not.
+        self.time_ms = self.time_ms.max(write.wall_ms);
         let version = self.raft.next_index().0;
-        let payload = encode(write, self.last_time_ms, version);
+        let payload = encode(write, self.time_ms, version);
         let bytes = u64::try_from(payload.len()).expect("a command fits the address space");
         let (_, index) = self.raft.propose(payload).map_err(|error| match error {
             ProposeError::NotLeader { .. } => self.not_leader(write.epoch),
@@ -55,11 +55,12 @@ impl Replica {
             shape: Shape::of(write.mutations),
             deadline: write.deadline,
         };
-        // What a retry did is known only to the state machine, which may have executed an earlier attempt.
-        let blind =
-            matches!(waiter.shape, Shape::Puts(_)) && !write.session.is_some_and(|session| session.retry);
+        let puts = matches!(waiter.shape, Shape::Puts(_));
+        let retry = write.session.is_some_and(|session| session.retry);
         match write.consistency {
-            WriteConsistency::Strong if blind => self.on_commit.push_back(waiter),
+            // What a retry did is known only to the state machine, which may have executed an earlier attempt.
+            _ if puts && retry => self.on_apply.push_back(waiter),
+            WriteConsistency::Strong if puts => self.on_commit.push_back(waiter),
             WriteConsistency::Strong => self.on_apply.push_back(waiter),
             WriteConsistency::Leader => self.on_flush.push_back(waiter),
             WriteConsistency::Eventual => effects.push(accepted(waiter)),

@@ -203,7 +203,7 @@ impl Replica {
             engine: self.engine.clone(),
             origin: read.origin,
             request: read.request,
-            now_ms: clock.wall_ms,
+            now_ms: clock.wall_ms.max(self.time_ms),
             freshness: lag_ms.map(|lag_ms| protocol::Freshness { applied_index, lag_ms }),
             query: read.query,
         };
@@ -347,19 +347,22 @@ fn position(wire: &Bytes, first: u16, last: u16) -> Result<ScanPosition, Refusal
 pub(crate) struct Freshness {
     /// A commit index the leader told, and when; it is waited for until applied.
     told: Option<(Index, Nanos)>,
+    /// The highest commit index ever told: a heartbeat names no more than this replica is known to hold.
+    known: Index,
     up_to_date: Option<Nanos>,
 }
 
 impl Freshness {
     /// The leader said at `now` that it has committed up to `commit`; `applied` is applied here.
     pub fn told(&mut self, commit: Index, applied: Index, now: Nanos) {
+        self.known = self.known.max(commit);
         if let Some((told, at)) = self.told {
             if told > applied {
                 return;
             }
             self.up_to_date = Some(at);
         }
-        self.told = Some((commit, now));
+        self.told = Some((self.known, now));
     }
 
     /// Milliseconds since the replica last knew itself up to date; `u64::MAX` when it never did.
