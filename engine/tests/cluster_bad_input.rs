@@ -126,7 +126,7 @@ fn whole_frames_with_bad_content_are_refused_and_the_connection_goes_on() {
     refused(&mut wire, id, "payload");
     let nothing = Op::Write { session: None, consistency: WriteConsistency::Strong, mutations: Vec::new() };
     let id = wire.send(1, nothing).expect("the node takes requests");
-    refused(&mut wire, id, "at least one mutation");
+    refused(&mut wire, id, "mutation");
     is_unharmed(&mut wire);
 }
 

@@ -136,7 +136,8 @@ impl Wire {
                 Ok(0) => return Ok(Incoming::Closed),
                 Ok(count) => self.decoder.advance(count),
                 // What a socket's read timeout looks like.
-                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+                Err(error)
+                    if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(Incoming::Closed),
                 Err(error) => return Err(error),
             }
