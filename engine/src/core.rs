@@ -101,7 +101,7 @@ pub struct Core {
     /// By shard number; `None` where another core hosts the shard.
     replicas: Vec<Option<Replica>>,
     /// Shards touched in this turn, each once.
-    touched: Vec<u32>,
+    touched: VecDeque<u32>,
     is_touched: Vec<bool>,
     unflushed: VecDeque<Unflushed>,
     outbox: peers::Outbox,
@@ -159,7 +159,7 @@ impl Core {
             map,
             wal,
             replicas,
-            touched: Vec::new(),
+            touched: VecDeque::new(),
             status_ticks: 0,
             is_touched: vec![false; shards],
             unflushed: VecDeque::new(),
@@ -220,7 +220,7 @@ impl Core {
         let touched = &mut self.is_touched[usize_of(shard)];
         if !*touched {
             *touched = true;
-            self.touched.push(shard);
+            self.touched.push_back(shard);
         }
     }
 

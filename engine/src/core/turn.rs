@@ -65,7 +65,7 @@ impl Core {
     pub fn settle(&mut self) -> std::vec::Drain<'_, Effect> {
         self.counters.turns += 1;
         let mut unserved = Vec::new();
-        while let Some(shard) = self.touched.pop() {
+        while let Some(shard) = self.touched.pop_front() {
             self.is_touched[usize_of(shard)] = false;
             if self.settle_replica(shard) {
                 unserved.push(shard);

@@ -12,7 +12,10 @@ use crate::core::Event;
 /// have too much unanswered, and every other event answers one effect.
 #[derive(Default)]
 pub(super) struct Inbox {
+    /// Everything but requests: a turn that ends by time must not leave heartbeats and completions behind, or its next
+    /// tick would overtake them and leaders would look silent.
     events: RefCell<VecDeque<Event>>,
+    requests: RefCell<VecDeque<Event>>,
     turns: Cell<u64>,
     /// Tasks that wait for the end of the present turn.
     between_turns: RefCell<Vec<Waker>>,
@@ -23,7 +26,8 @@ pub(super) struct Inbox {
 impl Inbox {
     /// Queues an event and wakes the machine.
     pub fn push(&self, event: Event) {
-        self.events.borrow_mut().push_back(event);
+        let queue = if matches!(event, Event::Request { .. }) { &self.requests } else { &self.events };
+        queue.borrow_mut().push_back(event);
         self.wake();
     }
 
@@ -35,14 +39,19 @@ impl Inbox {
 
     /// The next event of this turn.
     pub fn pop(&self) -> Option<Event> {
-        self.events.borrow_mut().pop_front()
+        let event = self.events.borrow_mut().pop_front();
+        event.or_else(|| self.requests.borrow_mut().pop_front())
     }
 
-    /// Ends a turn; whether events are left for another.
+    /// Ends a turn; whether another is wanted at once. A connection gets its next share only when all that was put into
+    /// this turn has been handled.
     pub fn end_turn(&self) -> bool {
+        if !self.is_empty() {
+            return true;
+        }
         self.turns.set(self.turns.get() + 1);
         self.between_turns.take().into_iter().for_each(Waker::wake);
-        !self.events.borrow().is_empty()
+        self.ticked.get()
     }
 
     /// Makes a turn happen and waits for its end.
@@ -67,7 +76,7 @@ impl Inbox {
     /// Waits until there is something to do.
     pub async fn wait(&self) {
         poll_fn(|context| {
-            if self.ticked.take() || !self.events.borrow().is_empty() {
+            if self.ticked.take() || !self.is_empty() {
                 return Poll::Ready(());
             }
             let mut waker = self.waker.borrow_mut();
@@ -77,6 +86,10 @@ impl Inbox {
             Poll::Pending
         })
         .await;
+    }
+
+    fn is_empty(&self) -> bool {
+        self.events.borrow().is_empty() && self.requests.borrow().is_empty()
     }
 
     fn wake(&self) {

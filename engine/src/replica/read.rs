@@ -188,7 +188,10 @@ impl Replica {
         budget: &mut Budget,
         effects: &mut Vec<Effect>,
     ) {
-        if index > self.raft.applied() || budget.is_used_up() {
+        let applied = self.raft.applied();
+        // Those that wait for the budget come first.
+        let others_wait = self.reads.confirmed.front().is_some_and(|(first, _)| *first <= applied);
+        if index > applied || others_wait || budget.is_used_up() {
             self.reads.confirm(index, read);
         } else {
             self.serve(read, clock, budget, effects);
