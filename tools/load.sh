@@ -4,7 +4,7 @@
 
 : "${ringkv_root:?source lib.sh first}"
 load_clients=${RINGKV_LOAD_CLIENTS:-16}
-load_pipeline=${RINGKV_LOAD_PIPELINE:-16}
+load_pipeline=${RINGKV_LOAD_PIPELINE:-32}
 load_keys=${RINGKV_LOAD_KEYS:-100000}
 load_pid=''
 
