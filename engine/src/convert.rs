@@ -32,8 +32,8 @@ pub fn raft_entry(entry: wal::Entry) -> Entry {
 pub fn log_read_error(error: wal::ReadError) -> LogReadError {
     match error {
         wal::ReadError::OnDisk => LogReadError::Pending,
-        wal::ReadError::Compacted { .. } => LogReadError::Compacted,
-        wal::ReadError::Unavailable { .. } => LogReadError::Unavailable,
+        wal::ReadError::Compacted => LogReadError::Compacted,
+        wal::ReadError::Unavailable => LogReadError::Unavailable,
     }
 }
 

@@ -259,12 +259,8 @@ fn start_raft(
     let voters = nodes.iter().copied().map(raft::NodeId).collect();
     let conf_state = raft::ConfState { voters, ..raft::ConfState::default() };
     let initial = raft::InitialState { hard_state, conf_state, applied };
-    let preferred = placement::preferred_leader(shard, nodes) == config.node;
-    let raft_config = raft::Config {
-        id: raft::NodeId(config.node),
-        priority: if preferred { u8::MAX } else { 0 },
-        ..config.raft.clone()
-    };
+    let priority = placement::priority(shard, config.node, nodes);
+    let raft_config = raft::Config { id: raft::NodeId(config.node), priority, ..config.raft.clone() };
     let seed = seed ^ (config.node << 48) ^ (u64::from(shard) << 16);
     RawNode::new(raft_config, initial, WalLog::new(wal.clone(), stream), seed)
 }

@@ -26,7 +26,25 @@ pub fn core_of(shard: u32, cores: u32) -> u32 {
 
 /// The node that should lead a shard when all are well: round the nodes, so that leaders spread evenly.
 pub fn preferred_leader(shard: u32, nodes: &[u64]) -> u64 {
-    nodes[usize::try_from(shard).expect("a shard number fits") % nodes.len()]
+    *nodes.iter().min_by_key(|node| leader_rank(shard, **node, nodes)).expect("a cluster has nodes")
+}
+
+/// A node's turn to lead a shard, from 0 for the preferred leader. The turns after it go round differently from shard to
+/// shard, so that the shards of a lost node spread over all that are left.
+pub fn leader_rank(shard: u32, node: u64, nodes: &[u64]) -> usize {
+    let place = nodes.iter().position(|other| *other == node).expect("a node of the cluster");
+    let shard = usize::try_from(shard).expect("64-bit machine");
+    match (place + nodes.len() - shard % nodes.len()) % nodes.len() {
+        0 => 0,
+        after => 1 + (after - 1 + shard / nodes.len()) % (nodes.len() - 1),
+    }
+}
+
+/// How early a node stands for election, by its turn: see [`raft::Config::priority`].
+pub fn priority(shard: u32, node: u64, nodes: &[u64]) -> u8 {
+    let step = usize::from(u8::MAX) / nodes.len();
+    let below = leader_rank(shard, node, nodes) * step;
+    u8::MAX - u8::try_from(below).expect("a rank is below the number of nodes")
 }
 
 /// The cluster map of a configuration; leaders are not known yet.
@@ -85,6 +103,15 @@ mod tests {
             led[usize::try_from(preferred_leader(shard, &nodes)).unwrap()] += 1;
         }
         assert_eq!(led, [0, 5, 5, 5]);
+        // Node 1 is lost: half of its shards go to each of the others.
+        let heirs = |heir| {
+            let inherits =
+                |shard: &u32| leader_rank(*shard, 1, &nodes) == 0 && leader_rank(*shard, heir, &nodes) == 1;
+            (0..12).filter(inherits).count()
+        };
+        assert_eq!((heirs(2), heirs(3)), (2, 2));
+        assert_eq!([0, 1, 2].map(|rank| priority(0, nodes[rank], &nodes)), [255, 170, 85]);
+        assert_eq!(priority(5, 9, &[9]), 255);
         assert_eq!((0..8).map(|shard| core_of(shard, 4)).collect::<Vec<_>>(), [0, 1, 2, 3, 0, 1, 2, 3]);
     }
 }

@@ -149,7 +149,7 @@ impl Replica {
 
     /// Entries that Raft says are committed and flushed: they wait for the apply lane.
     pub fn queue_apply(&mut self, entries: Vec<Entry>) -> u64 {
-        let bytes: u64 = entries.iter().map(|entry| entry_bytes(entry)).sum();
+        let bytes: u64 = entries.iter().map(entry_bytes).sum();
         self.apply.bytes += bytes;
         self.apply.entries.extend(entries);
         bytes

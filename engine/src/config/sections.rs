@@ -152,7 +152,7 @@ impl Default for RaftSection {
     fn default() -> Self {
         Self {
             tick_ms: 50,
-            election_timeout_ms: 600,
+            election_timeout_ms: 500,
             heartbeat_ms: 100,
             lease: true,
             clock_drift_ppm: 50_000,

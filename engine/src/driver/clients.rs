@@ -28,8 +28,6 @@ const TURN_REQUESTS_MAX: usize = 32;
 const TURN_BYTES_MAX: usize = 256 << 10;
 /// How long a closing connection may take to deliver what is queued.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often a paused connection looks whether it may go on.
-const PAUSE: Duration = Duration::from_millis(1);
 
 /// This core's client connections.
 pub(super) struct Clients {
@@ -125,7 +123,11 @@ impl Clients {
                 if client.sender.is_closed() {
                     return Ok(());
                 }
-                glommio::timer::sleep(PAUSE).await;
+                if client.sender.is_full() {
+                    let _ = client.sender.room().await;
+                } else {
+                    self.inbox.turn_passed().await;
+                }
             }
             match reader.read_frame().await {
                 Ok(Some(frame)) => {
@@ -147,7 +149,7 @@ impl Clients {
     /// A client that has closed its sending half still gets the answers it waits for.
     async fn drain(&self, client: &Client) -> Result<(), ErrorReport> {
         while client.unanswered.get() > 0 && !client.sender.is_closed() {
-            glommio::timer::sleep(PAUSE).await;
+            self.inbox.turn_passed().await;
         }
         Ok(())
     }

@@ -56,8 +56,13 @@ impl Inbox {
 
     /// Makes a turn happen and waits for its end.
     pub async fn turn_over(&self) {
-        let turn = self.turns.get();
         self.tick();
+        self.turn_passed().await;
+    }
+
+    /// Waits for the end of the next turn, whenever something makes one happen; time does, at least.
+    pub async fn turn_passed(&self) {
+        let turn = self.turns.get();
         poll_fn(|context| {
             if self.turns.get() != turn {
                 return Poll::Ready(());
