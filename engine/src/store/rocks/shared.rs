@@ -26,6 +26,8 @@ const INFO_LOG_BYTES: usize = 4 << 20;
 const INFO_LOGS_KEPT: usize = 2;
 /// With buffered writes, writeback is started every so many bytes, so that the sync at a file's end finds
 /// little to do.
+/// What garbage collection reads of a blob file at a time.
+const BLOB_READAHEAD_BYTES: u64 = 1 << 20;
 const BYTES_PER_SYNC: u64 = 1 << 20;
 const BLOOM_BITS_PER_KEY: f64 = 10.0;
 
@@ -144,6 +146,8 @@ fn set_blobs(options: &mut Options, config: &RocksConfig, cache: &Cache) {
         BlobCompression::Zstd => DBCompressionType::Zstd,
     });
     options.set_enable_blob_gc(true);
+    // Without it collecting garbage reads value by value, past the page cache: a disk access each.
+    options.set_blob_compaction_readahead_size(BLOB_READAHEAD_BYTES);
     options.set_blob_gc_age_cutoff(f64::from(config.blob_gc_age_percent.min(100)) / 100.0);
     options.set_blob_gc_force_threshold(f64::from(config.blob_gc_force_percent.min(100)) / 100.0);
     options.set_blob_cache(cache);
