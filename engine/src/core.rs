@@ -63,8 +63,8 @@ pub struct CoreConfig {
     pub value_bytes_max: u64,
     /// Writes in flight (proposed, not applied) over all replicas of the core; more are refused as busy.
     pub inflight_bytes_max: u64,
-    /// Reads that wait for a quorum or for apply; more are refused as busy.
-    pub reads_max: usize,
+    /// Reads of one shard that wait for a quorum or for apply; more are refused as busy.
+    pub reads_bytes_max: u64,
     /// How long a request may wait.
     pub request_timeout: Nanos,
     /// Log size at which state machines are flushed so that it can be purged.

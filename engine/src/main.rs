@@ -13,7 +13,7 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Read by jemalloc when the process starts. Memory that memtables free is used again within seconds, so it goes back to
 /// the system late, and in the background: giving it back at once costs a page fault per 4 KiB of every write. Huge pages
-/// cost more in clearing than they save in address translation.
+/// cost more in clearing, most of the time, than they save in address translation.
 #[unsafe(export_name = "malloc_conf")]
 static MALLOC_CONF: Option<&'static std::ffi::c_char> =
     // SAFETY: the literal ends with a zero byte and lives as long as the program.

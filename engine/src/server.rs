@@ -271,6 +271,7 @@ impl CoreSetup {
 
     fn core_config(&self) -> CoreConfig {
         let (raft, limits) = (&self.config.raft, &self.config.limits);
+        let shards = u64::from((self.config.cluster.shards + 1).div_ceil(self.config.cores()));
         let ticks =
             |ms: u64| u32::try_from(ms / raft.tick_ms).expect("validated: at most ten minutes").max(1);
         CoreConfig {
@@ -292,7 +293,7 @@ impl CoreSetup {
             key_bytes_max: limits.key_bytes_max,
             value_bytes_max: limits.value_bytes_max,
             inflight_bytes_max: limits.inflight_bytes_max,
-            reads_max: READS_MAX,
+            reads_bytes_max: (limits.inflight_bytes_max / shards).max(READS_BYTES_MIN),
             request_timeout: Nanos::from_millis(limits.request_timeout_ms),
             wal_retain_bytes: self.config.wal.retain_bytes,
             snapshot_interval: Nanos(self.config.snapshot.interval_s.saturating_mul(1_000_000_000)),
@@ -301,8 +302,8 @@ impl CoreSetup {
     }
 }
 
-/// Reads of one shard that may wait for a quorum or for apply.
-const READS_MAX: usize = 1 << 16;
+/// Every shard may let some reads wait, however many shards share a core's bound.
+const READS_BYTES_MIN: u64 = 256 << 10;
 
 /// A seed for election timeouts: they must differ between nodes and starts, and need not be unpredictable.
 fn random_seed() -> u64 {

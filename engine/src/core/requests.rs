@@ -97,9 +97,9 @@ impl Core {
         };
         let stale = consistency == ReadConsistency::Stale;
         let read = ReadRequest { origin, request: request.id, query, stale, deadline: self.deadline() };
-        let (clock, reads_max) = (self.clock(), self.config.reads_max);
+        let (clock, reads_bytes_max) = (self.clock(), self.config.reads_bytes_max);
         let replica = self.replicas[usize_of(request.shard)].as_mut().expect("hosted here");
-        if replica.reads_waiting() >= reads_max {
+        if replica.reads_bytes() >= reads_bytes_max {
             return Err(Refusal::Busy { retry_after_ms: 5 });
         }
         replica.read(read, consistency, clock, &mut self.budget, &mut self.effects)?;

@@ -72,7 +72,7 @@ impl Node {
             key_bytes_max: 1024,
             value_bytes_max: 64 << 10,
             inflight_bytes_max,
-            reads_max: 1000,
+            reads_bytes_max: 8 << 10,
             request_timeout: Nanos::from_millis(2_000),
             wal_retain_bytes: 1 << 30,
             snapshot_interval: Nanos(0),
@@ -410,4 +410,24 @@ fn requests_over_a_limit_or_for_another_shard_are_refused_with_the_reason() {
     assert!(
         matches!(cluster.answer(follower, id), Some(Err(Refusal::NotLeader { leader: Some(l), .. })) if l == leader)
     );
+}
+
+#[test]
+fn reads_that_wait_are_bounded_in_bytes_and_each_is_answered() {
+    let mut cluster = Cluster::new();
+    let leader = cluster.leader_of("k");
+    let follower = (1..=3).find(|id| *id != leader).unwrap();
+    // The follower asks a leader that does not hear it: what comes now waits.
+    cluster.cut.push(leader);
+    let long = format!("{{k}}{}", "x".repeat(1000));
+    let asked: Vec<RequestId> =
+        (0..50).map(|_| cluster.ask(follower, get(&long, ReadConsistency::Follower), "k")).collect();
+    cluster.settle();
+    let answers: Vec<_> = asked.iter().map(|id| cluster.answer(follower, *id)).collect();
+    let busy = answers.iter().filter(|answer| matches!(answer, Some(Err(Refusal::Busy { .. })))).count();
+    assert!((40..50).contains(&busy), "{busy} of 50 refused: 8 KiB hold about seven");
+    cluster.pass(5_000);
+    let late: Vec<_> = asked.iter().filter_map(|id| cluster.answer(follower, *id)).collect();
+    assert_eq!(late.len(), 50 - busy, "those that waited were answered in the end");
+    assert!(late.iter().all(Result::is_err));
 }

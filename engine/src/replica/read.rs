@@ -35,6 +35,18 @@ pub(crate) struct ReadRequest {
     pub deadline: Nanos,
 }
 
+impl ReadRequest {
+    /// What it counts for while it waits: its keys and its bookkeeping.
+    fn bytes(&self) -> u64 {
+        const OVERHEAD: u64 = 256;
+        let keys = match &self.query {
+            Query::Get { key, .. } | Query::Exists { key, .. } => key.len(),
+            Query::Scan { start, end, .. } => start.len() + end.as_ref().map_or(0, Bytes::len),
+        };
+        u64::try_from(keys).expect("64-bit machine") + OVERHEAD
+    }
+}
+
 /// Bytes of answers that a turn may still make. An answer is held in memory until the turn ends, so reads beyond it
 /// wait for the next turn, by which the connections can tell that they are full.
 pub(crate) struct Budget {
@@ -76,6 +88,8 @@ pub(crate) struct Reads {
     next_context: u64,
     /// For their read index to be applied, in index order.
     confirmed: VecDeque<(Index, ReadRequest)>,
+    /// What all of them count for.
+    bytes: u64,
 }
 
 /// A read for a reader thread.
@@ -130,6 +144,7 @@ impl Replica {
             ReadConsistency::Linearizable | ReadConsistency::Follower => {}
         }
         if let Some(context) = self.reads.open_context {
+            self.reads.bytes += read.bytes();
             self.reads.unconfirmed.entry(context).or_default().push(read);
             return Ok(());
         }
@@ -139,6 +154,7 @@ impl Replica {
             Ok(ReadStart::Pending) => {
                 self.reads.next_context += 1;
                 self.reads.open_context = Some(context);
+                self.reads.bytes += read.bytes();
                 self.reads.unconfirmed.insert(context, vec![read]);
             }
             Err(ReadError::NoLeader) => return Err(self.not_leader(epoch)),
@@ -165,6 +181,7 @@ impl Replica {
     pub fn reads_dropped(&mut self, contexts: &[u64], epoch: u64, effects: &mut Vec<Effect>) {
         for context in contexts {
             for read in self.reads.unconfirmed.remove(context).unwrap_or_default() {
+                self.reads.bytes -= read.bytes();
                 effects.push(refuse(&read, self.not_leader(epoch)));
             }
         }
@@ -176,6 +193,7 @@ impl Replica {
         while self.reads.confirmed.front().is_some_and(|(index, _)| *index <= applied) && !budget.is_used_up()
         {
             let (_, read) = self.reads.confirmed.pop_front().expect("just seen");
+            self.reads.bytes -= read.bytes();
             self.serve(read, clock, budget, effects);
         }
     }
@@ -192,6 +210,7 @@ impl Replica {
         // Those that wait for the budget come first.
         let others_wait = self.reads.confirmed.front().is_some_and(|(first, _)| *first <= applied);
         if index > applied || others_wait || budget.is_used_up() {
+            self.reads.bytes += read.bytes();
             self.reads.confirm(index, read);
         } else {
             self.serve(read, clock, budget, effects);
@@ -235,10 +254,9 @@ impl Reads {
         if self.confirmed.iter().any(|(_, read)| read.deadline <= now) {
             self.confirmed.retain(|(_, read)| keep(read, now, effects));
         }
-    }
-
-    pub fn waiting(&self) -> usize {
-        self.confirmed.len() + self.unconfirmed.values().map(Vec::len).sum::<usize>()
+        let unconfirmed = self.unconfirmed.values().flatten();
+        self.bytes =
+            self.confirmed.iter().map(|(_, read)| read).chain(unconfirmed).map(ReadRequest::bytes).sum();
     }
 }
 
@@ -255,9 +273,9 @@ fn refuse(read: &ReadRequest, refusal: Refusal) -> Effect {
 }
 
 impl Replica {
-    /// Reads that wait for a quorum or for apply.
-    pub fn reads_waiting(&self) -> usize {
-        self.reads.waiting()
+    /// Bytes of the reads that wait for a quorum, for apply or for their turn.
+    pub fn reads_bytes(&self) -> u64 {
+        self.reads.bytes
     }
 }
 
