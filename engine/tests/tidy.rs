@@ -345,7 +345,9 @@ fn raw_string_length(rest: &[char], prefix: usize) -> usize {
 // ---- The workspace --------------------------------------------------------------------------------------------
 
 fn workspace_root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies in the workspace").to_owned()
+    // As it is now: what was compiled in may name another checkout that shares the target folder.
+    let crate_dir = std::env::var("CARGO_MANIFEST_DIR").expect("cargo sets it for every test");
+    Path::new(&crate_dir).parent().expect("the crate lies in the workspace").to_owned()
 }
 
 /// Every source file of the workspace that people write.
