@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use net::map::ClusterMap;
 use net::peer::GroupMessage;
-use raft::{Index, Message, Nanos, RawNode, ReadyId};
+use raft::{ConfState, Index, Message, Nanos, RawNode, ReadyId, Term};
 use wal::{Lsn, StreamId, Wal};
 
 mod apply;
@@ -34,7 +34,7 @@ mod turn;
 
 pub use crate::replica::{ReadDone, ReadTask, ReplicaId};
 pub use apply::{Applied, ApplyBatch};
-pub use effect::Effect;
+pub use effect::{Effect, Engine, Installed, ReceivedSnapshot, SnapshotOffer};
 pub use event::{Event, Origin};
 pub use status::{CoreStatus, Counters, ShardStatus};
 
@@ -73,16 +73,30 @@ pub struct CoreConfig {
     pub snapshot_interval: Nanos,
     /// Log bytes of a shard between checkpoints; zero for none.
     pub snapshot_threshold_bytes: u64,
+    /// Log of one shard that is kept for replicas that lag; one that needs more gets a snapshot.
+    pub log_bytes_max: u64,
+    /// Snapshots being sent at a time.
+    pub snapshots_sending_max: usize,
+    /// Whether idle groups stop their heartbeats.
+    pub hibernate: bool,
+    /// How long the log may take to write a batch before this core hands its leaderships over; zero for any time.
+    pub slow_write: Nanos,
 }
 
 /// A replica to start with: its state machine, opened, and how far that is applied.
 pub struct ReplicaSeed {
     /// The shard.
     pub shard: u32,
+    /// Which of this node's successive replicas of the shard: see [`crate::replica_id`].
+    pub generation: u64,
     /// Its data.
     pub engine: Arc<dyn StorageEngine>,
     /// The last entry the state machine has applied; it is durable, for it was just opened.
     pub applied: Index,
+    /// The term of that entry.
+    pub applied_term: Term,
+    /// The members of the group as of that entry; nobody for a replica that has yet to be taken in.
+    pub conf_state: ConfState,
 }
 
 /// A `Ready` whose log records are not flushed yet.
@@ -196,7 +210,13 @@ impl Core {
             Event::Applied(applied) => self.on_applied(applied),
             Event::Read(done) => self.effects.push(Effect::Reply { origin: done.origin, reply: done.reply }),
             Event::Durable { replica, index } => self.on_durable(replica, index),
+            Event::SnapshotSent { .. } => {}
+            Event::SnapshotReceived { snapshot, .. } => self.effects.push(Effect::DropSnapshot { snapshot }),
+            Event::SnapshotInstalled { .. } => {}
+            Event::SnapshotTaken { replica, .. } => self.on_snapshot_taken(replica),
+            Event::ReplicaCreated { .. } => {}
             Event::Sibling(status) => self.on_sibling(status),
+            Event::Shutdown => self.effects.push(Effect::Stopped),
         }
     }
 

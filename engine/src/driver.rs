@@ -238,10 +238,29 @@ impl Driver {
             Effect::QueryDurable { replica, engine, flush } => {
                 self.store.maintain(Maintenance::Durable { replica, engine: engine.0, flush });
             }
-            Effect::Checkpoint { replica, engine, index } => {
+            Effect::TakeSnapshot { replica, engine, index } => {
                 self.store.maintain(Maintenance::Checkpoint { replica, engine: engine.0, index });
             }
+            // No transfer of snapshots yet: each is answered as one that failed.
+            Effect::SendSnapshot { replica, offer, .. } => {
+                self.inbox.push(Event::SnapshotSent { replica, to: offer.to, sent: false });
+            }
+            Effect::InstallSnapshot { replica, .. } => {
+                self.inbox.push(Event::SnapshotInstalled { replica, result: Err(()) });
+            }
+            Effect::DropSnapshot { .. } => {}
+            Effect::CreateReplica { replica, generation } => {
+                tracing::error!(shard = replica.shard, generation, "replicas cannot be created at run time");
+            }
+            Effect::DestroyReplica { replica, generation, .. } => {
+                tracing::error!(
+                    shard = replica.shard,
+                    generation,
+                    "a removed replica's folder is left behind"
+                );
+            }
             Effect::Publish(status) => self.mesh.broadcast(|| MeshMessage::Status(status.clone())),
+            Effect::Stopped => tracing::info!("this core leads nothing any more"),
         }
     }
 

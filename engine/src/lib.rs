@@ -20,5 +20,6 @@ pub mod identity;
 pub mod machine;
 pub mod placement;
 mod replica;
+pub mod replica_id;
 pub mod server;
 pub mod store;

@@ -7,6 +7,7 @@ use net::map::{ClusterMap, NodeInfo, ReplicaInfo, ShardInfo, SlotRange};
 use net::slot::SLOT_COUNT;
 
 use crate::config::Config;
+use crate::replica_id;
 
 /// The shard that holds the cluster map itself, and no user keys.
 pub const META_SHARD: u32 = 0;
@@ -75,6 +76,12 @@ pub fn cluster_map(config: &Config) -> ClusterMap {
         })
         .collect();
     ClusterMap { epoch: 1, nodes, shards }
+}
+
+/// The members of every group when a cluster begins: a replica of the founding generation on each node.
+pub fn founders(map: &ClusterMap) -> raft::ConfState {
+    let id = |node: &NodeInfo| raft::NodeId(replica_id::raft_id(node.id, replica_id::FOUNDING));
+    raft::ConfState { voters: map.nodes.iter().map(id).collect(), ..raft::ConfState::default() }
 }
 
 #[cfg(test)]

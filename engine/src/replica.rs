@@ -91,6 +91,8 @@ pub(crate) struct Replica {
     pub compacted: Index,
     /// Whether a durability query is under way.
     pub durable_query: bool,
+    /// Whether a snapshot is being taken.
+    pub snapshot_query: bool,
     /// Up to where all replicas hold the log, as the log itself says.
     pub compaction_agreed: Index,
     /// Up to where this leader has proposed to compact.
@@ -132,6 +134,7 @@ impl Replica {
             applied_durable,
             compacted: Index(0),
             durable_query: false,
+            snapshot_query: false,
             compaction_agreed: Index(0),
             compaction_asked: Index(0),
             checkpoint: (Index(0), Nanos(0)),

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use raft::{Index, Nanos};
+use raft::{Index, Nanos, Term};
 use thiserror::Error;
 use wal::WalConfig;
 use wal::disk::dma::{DmaDisk, OpenError};
@@ -23,6 +23,7 @@ use crate::host::{self, HostError};
 use crate::identity::{DataDir, DataDirError};
 use crate::machine::{Machine, MachineOpenError};
 use crate::placement;
+use crate::replica_id;
 use crate::store::{MemEngine, RocksConfig, RocksEngine, RocksShared, StorageEngine};
 
 /// Why a node does not start, or stopped.
@@ -205,8 +206,15 @@ impl CoreSetup {
         let cores = self.config.cores();
         for info in map.shards.iter().filter(|info| placement::core_of(info.id, cores) == core) {
             let open = self.open_shard(info.id)?;
-            let applied = Index(open.machine.applied().index);
-            seeds.push(ReplicaSeed { shard: open.shard, engine: open.engine, applied });
+            let applied = open.machine.applied();
+            seeds.push(ReplicaSeed {
+                shard: open.shard,
+                generation: replica_id::FOUNDING,
+                engine: open.engine,
+                applied: Index(applied.index),
+                applied_term: Term(applied.term),
+                conf_state: placement::founders(&map),
+            });
             machines.insert(open.shard, open.machine);
             shard_dirs.insert(open.shard, open.dir);
         }
@@ -298,9 +306,16 @@ impl CoreSetup {
             wal_retain_bytes: self.config.wal.retain_bytes,
             snapshot_interval: Nanos(self.config.snapshot.interval_s.saturating_mul(1_000_000_000)),
             snapshot_threshold_bytes: self.config.snapshot.threshold_bytes,
+            log_bytes_max: raft.log_bytes_max,
+            snapshots_sending_max: SNAPSHOTS_SENDING_MAX,
+            hibernate: raft.hibernate,
+            slow_write: Nanos::from_millis(raft.slow_write_ms),
         }
     }
 }
+
+/// Each takes a share of the disk and the network from the requests of clients.
+const SNAPSHOTS_SENDING_MAX: usize = 2;
 
 /// Every shard may let some reads wait, however many shards share a core's bound.
 const READS_BYTES_MIN: u64 = 256 << 10;

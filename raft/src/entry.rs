@@ -86,6 +86,17 @@ pub struct ConfState {
     pub voters_outgoing: Vec<NodeId>,
 }
 
+/// What a snapshot of the state machine stands for.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct SnapshotMeta {
+    /// The last entry it holds.
+    pub index: Index,
+    /// That entry's term.
+    pub term: Term,
+    /// Who belonged to the group as of that entry.
+    pub conf_state: ConfState,
+}
+
 /// What a node starts from: fresh, or as recovered from disk.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct InitialState {

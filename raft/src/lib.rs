@@ -36,7 +36,7 @@ pub mod storage;
 pub mod testing;
 
 pub use config::Config;
-pub use entry::{ConfState, ENTRY_OVERHEAD_BYTES, Entry, EntryKind, HardState, InitialState};
+pub use entry::{ConfState, ENTRY_OVERHEAD_BYTES, Entry, EntryKind, HardState, InitialState, SnapshotMeta};
 pub use error::{
     ConfigError, LogReadError, ProposeError, ReadError, StepError, TransferError, UnknownEntryKind,
 };

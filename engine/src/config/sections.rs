@@ -109,6 +109,10 @@ impl Cluster {
             if node.id == 0 {
                 return invalid("cluster.nodes.id", "0 stands for no node; number the nodes from 1");
             }
+            if node.id > crate::replica_id::PLACE_MAX {
+                let most = crate::replica_id::PLACE_MAX;
+                return invalid("cluster.nodes.id", format!("{} is too large: at most {most}", node.id));
+            }
             if self.nodes[..position].iter().any(|other| other.id == node.id) {
                 return invalid("cluster.nodes.id", format!("node {} is listed twice", node.id));
             }
@@ -146,6 +150,12 @@ pub struct RaftSection {
     pub inflight_messages_max: usize,
     /// Bytes of entries in flight per follower and shard.
     pub inflight_bytes_max: u64,
+    /// Log of one shard that is kept for replicas that lag; one that needs more gets a snapshot.
+    pub log_bytes_max: u64,
+    /// Whether groups without requests stop their heartbeats.
+    pub hibernate: bool,
+    /// How long the log may take to write a batch before this node hands its leaderships over; 0 for any time.
+    pub slow_write_ms: u64,
 }
 
 impl Default for RaftSection {
@@ -159,6 +169,9 @@ impl Default for RaftSection {
             append_bytes_max: MIB,
             inflight_messages_max: 256,
             inflight_bytes_max: 8 * MIB,
+            log_bytes_max: 256 * MIB,
+            hibernate: true,
+            slow_write_ms: 500,
         }
     }
 }
@@ -197,6 +210,12 @@ impl RaftSection {
         }
         if self.inflight_messages_max == 0 {
             return invalid("raft.inflight_messages_max", "must be at least 1");
+        }
+        if self.log_bytes_max < MIB {
+            return invalid("raft.log_bytes_max", "must be at least 1 MiB");
+        }
+        if self.slow_write_ms != 0 && self.slow_write_ms < self.tick_ms {
+            return invalid("raft.slow_write_ms", "must be 0 or at least raft.tick_ms");
         }
         Ok(())
     }

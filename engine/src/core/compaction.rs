@@ -66,12 +66,12 @@ impl Core {
         let by_time = interval > 0 && self.now.0 >= replica.checkpoint.1.0.saturating_add(interval);
         let threshold = self.config.snapshot_threshold_bytes;
         let by_size = threshold > 0 && replica.bytes_since_checkpoint >= threshold;
-        if since > 0 && (by_time || by_size) && !replica.durable_query {
-            replica.durable_query = true;
+        if since > 0 && (by_time || by_size) && !replica.snapshot_query {
+            replica.snapshot_query = true;
             replica.checkpoint = (applied, self.now);
             replica.bytes_since_checkpoint = 0;
             let engine = Engine(replica.engine.clone());
-            self.effects.push(Effect::Checkpoint { replica: replica.id, engine, index: applied });
+            self.effects.push(Effect::TakeSnapshot { replica: replica.id, engine, index: applied });
         }
         if applied > replica.applied_durable && !replica.durable_query {
             replica.durable_query = true;
@@ -96,6 +96,12 @@ impl Core {
             let engine = Engine(replica.engine.clone());
             self.effects.push(Effect::QueryDurable { replica: replica.id, engine, flush: true });
         }
+    }
+
+    /// A snapshot was taken, or could not be: the next may follow.
+    pub(super) fn on_snapshot_taken(&mut self, id: ReplicaId) {
+        let Some(shard) = self.current(id) else { return };
+        self.replica_mut(shard).snapshot_query = false;
     }
 
     /// A state machine told how far it is durable.

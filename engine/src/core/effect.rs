@@ -1,11 +1,12 @@
 //! Everything a core asks of the world. The driver carries effects out; their completions come back as
 //! [`Event`](super::Event)s.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use net::peer::GroupMessage;
 use net::protocol::{Reply, Request};
-use raft::{FetchId, Index};
+use raft::{FetchId, Index, SnapshotMeta};
 use wal::{ReadPlan, SegmentTask, WriteBatch};
 
 use crate::store::StorageEngine;
@@ -20,6 +21,45 @@ impl std::fmt::Debug for Engine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Engine")
     }
+}
+
+/// A snapshot that a leader owes a follower.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SnapshotOffer {
+    /// The shard.
+    pub shard: u32,
+    /// Raft id of the leader's replica.
+    pub from: u64,
+    /// Raft id of the follower's replica.
+    pub to: u64,
+    /// The node where that lives.
+    pub node: u64,
+    /// The core there.
+    pub core: u32,
+    /// The leader's term.
+    pub term: u64,
+    /// The snapshot must reach at least so far, or the log does not go on from it.
+    pub index_min: u64,
+}
+
+/// A snapshot that came from a leader and lies complete and verified on this node's disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReceivedSnapshot {
+    /// The shard.
+    pub shard: u32,
+    /// The position and the members it stands for.
+    pub meta: SnapshotMeta,
+    /// Its folder.
+    pub place: PathBuf,
+}
+
+/// Where a state machine is after a snapshot was installed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Installed {
+    /// The last entry that its state holds; durable.
+    pub applied: Index,
+    /// Its clock.
+    pub time_ms: u64,
 }
 
 /// One thing to do.
@@ -77,8 +117,9 @@ pub enum Effect {
         /// Whether to flush first.
         flush: bool,
     },
-    /// Take a checkpoint of a state machine and keep only the newest few.
-    Checkpoint {
+    /// Take a snapshot of a state machine and keep only the newest few; completes with
+    /// [`Event::SnapshotTaken`](super::Event::SnapshotTaken).
+    TakeSnapshot {
         /// Whose.
         replica: ReplicaId,
         /// Its engine.
@@ -86,6 +127,50 @@ pub enum Effect {
         /// The applied index when it was asked for: its name.
         index: Index,
     },
+    /// Take a snapshot of a state machine, or use one that reaches far enough, and send it to a follower; completes with
+    /// [`Event::SnapshotSent`](super::Event::SnapshotSent), sent or not.
+    SendSnapshot {
+        /// The leader's replica.
+        replica: ReplicaId,
+        /// Its engine.
+        engine: Engine,
+        /// What to send, and where to.
+        offer: SnapshotOffer,
+    },
+    /// Replace a state machine's data by a snapshot, on the thread that applies; nothing of the replica is being applied.
+    /// Completes with [`Event::SnapshotInstalled`](super::Event::SnapshotInstalled).
+    InstallSnapshot {
+        /// Whose.
+        replica: ReplicaId,
+        /// Its engine.
+        engine: Engine,
+        /// The snapshot; it is consumed.
+        snapshot: ReceivedSnapshot,
+    },
+    /// A snapshot that was received is not wanted: remove it.
+    DropSnapshot {
+        /// Which.
+        snapshot: ReceivedSnapshot,
+    },
+    /// Open an empty state machine in the folder of this generation, whatever was there before; completes with
+    /// [`Event::ReplicaCreated`](super::Event::ReplicaCreated).
+    CreateReplica {
+        /// The replica to be.
+        replica: ReplicaId,
+        /// Its generation.
+        generation: u64,
+    },
+    /// Drop a state machine and remove its folder, on the thread that applies and after all that it was given.
+    DestroyReplica {
+        /// Whose.
+        replica: ReplicaId,
+        /// Its generation.
+        generation: u64,
+        /// Its engine.
+        engine: Engine,
+    },
     /// Tell the other cores of this node about this core's shards.
     Publish(CoreStatus),
+    /// What [`Event::Shutdown`](super::Event::Shutdown) asked for is done: the core leads nothing, or nobody takes over.
+    Stopped,
 }

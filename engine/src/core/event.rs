@@ -6,7 +6,7 @@ use net::protocol::{Reply, Request};
 use raft::{Entry, FetchId, Index, LogReadError, Nanos};
 use wal::{BatchId, SegmentTask};
 
-use super::{Applied, ConnectionId, CoreStatus, ReadDone, ReplicaId};
+use super::{Applied, ConnectionId, CoreStatus, Engine, Installed, ReadDone, ReceivedSnapshot, ReplicaId};
 
 /// One thing that happened.
 #[derive(Debug)]
@@ -72,8 +72,51 @@ pub enum Event {
         /// Every entry up to here survives a crash without the log.
         index: Index,
     },
+    /// A snapshot was sent to a follower, or could not be.
+    SnapshotSent {
+        /// The leader's replica.
+        replica: ReplicaId,
+        /// Raft id of the follower's replica.
+        to: u64,
+        /// Whether the follower has all of it.
+        sent: bool,
+    },
+    /// A snapshot from a leader is complete and verified on this node's disk.
+    SnapshotReceived {
+        /// Raft id of the leader's replica.
+        from: u64,
+        /// Raft id of the replica it is for.
+        to: u64,
+        /// The leader's term when it was sent.
+        term: u64,
+        /// What and where it is.
+        snapshot: ReceivedSnapshot,
+    },
+    /// A snapshot took the place of a state machine's data, durably; or nothing changed.
+    SnapshotInstalled {
+        /// Whose.
+        replica: ReplicaId,
+        /// Where the state machine is now; an error when it is where it was.
+        result: Result<Installed, ()>,
+    },
+    /// A snapshot of a state machine was taken.
+    SnapshotTaken {
+        /// Whose.
+        replica: ReplicaId,
+        /// The index it holds; `None` when it could not be taken.
+        index: Option<Index>,
+    },
+    /// An empty state machine was opened for a new replica.
+    ReplicaCreated {
+        /// The replica.
+        replica: ReplicaId,
+        /// Its engine.
+        engine: Engine,
+    },
     /// Another core of this node told of its shards.
     Sibling(CoreStatus),
+    /// The process was asked to end: hand every leadership over.
+    Shutdown,
 }
 
 /// Where a request came from and its answer goes.

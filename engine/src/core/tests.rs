@@ -62,7 +62,14 @@ impl Node {
         for shard in &map.shards {
             let engine: Arc<dyn StorageEngine> = Arc::new(MemEngine::new());
             machines.insert(shard.id, Machine::open(engine.clone()).unwrap());
-            seeds.push(ReplicaSeed { shard: shard.id, engine, applied: raft::Index(0) });
+            seeds.push(ReplicaSeed {
+                shard: shard.id,
+                generation: 0,
+                engine,
+                applied: raft::Index(0),
+                applied_term: raft::Term(0),
+                conf_state: placement::founders(&map),
+            });
         }
         let core_config = CoreConfig {
             node: id,
@@ -77,6 +84,10 @@ impl Node {
             wal_retain_bytes: 1 << 30,
             snapshot_interval: Nanos(0),
             snapshot_threshold_bytes: 0,
+            log_bytes_max: 1 << 30,
+            snapshots_sending_max: 2,
+            hibernate: false,
+            slow_write: Nanos(0),
         };
         let wal = Wal::new(WalConfig::new(id, 0), Recovered::empty(id));
         let core = Core::new(core_config, map, wal, seeds, 7).unwrap();

@@ -166,8 +166,8 @@ fn maintain_loop(
             Maintenance::Durable { replica, engine, flush } => durable(replica, engine.as_ref(), flush),
             Maintenance::Checkpoint { replica, engine, index } => {
                 let dir = dirs.get(&replica.shard).expect("a folder for every shard of the core");
-                checkpoint(replica, engine.as_ref(), index, dir, kept);
-                durable(replica, engine.as_ref(), false)
+                let taken = checkpoint(replica, engine.as_ref(), index, dir, kept);
+                Event::SnapshotTaken { replica, index: taken.then_some(index) }
             }
         };
         if done.send(vec![event]).is_err() {
@@ -184,8 +184,8 @@ fn durable(replica: ReplicaId, engine: &dyn StorageEngine, flush: bool) -> Event
     }
 }
 
-/// Takes a checkpoint named by its applied index and drops the oldest beyond `kept`.
-fn checkpoint(replica: ReplicaId, engine: &dyn StorageEngine, index: Index, dir: &Path, kept: usize) {
+/// Takes a checkpoint named by its applied index and drops the oldest beyond `kept`; whether it was taken.
+fn checkpoint(replica: ReplicaId, engine: &dyn StorageEngine, index: Index, dir: &Path, kept: usize) -> bool {
     let snapshots = dir.join("snapshots");
     let taken = if kept == 0 {
         engine.flush().map_err(|error| error.to_string())
@@ -196,7 +196,7 @@ fn checkpoint(replica: ReplicaId, engine: &dyn StorageEngine, index: Index, dir:
             engine.create_checkpoint(&path).map(drop).map_err(|error| error.to_string())
         })
     };
-    if let Err(error) = taken {
+    if let Err(error) = &taken {
         tracing::error!(shard = replica.shard, %error, "cannot take a snapshot");
     }
     let mut all: Vec<PathBuf> = std::fs::read_dir(&snapshots)
@@ -208,4 +208,5 @@ fn checkpoint(replica: ReplicaId, engine: &dyn StorageEngine, index: Index, dir:
             tracing::warn!(path = %old.display(), %error, "cannot remove an old snapshot");
         }
     }
+    taken.is_ok()
 }
