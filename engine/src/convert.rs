@@ -83,7 +83,8 @@ pub fn group_message(group: u32, message: Message) -> GroupMessage {
     GroupMessage { group, from: message.from.0, to: message.to.0, term: message.term.0, body }
 }
 
-/// A message from the wire as Raft takes it; `None` when an entry is of a kind this version does not know.
+/// A message from the wire as Raft takes it; `None` when an entry is of a kind this version does not know, and for
+/// messages that are not Raft's: those about the life of a replica.
 pub fn raft_message(message: GroupMessage) -> Option<Message> {
     let body = match message.body {
         GroupBody::PreVote { last_index, last_term } => {
@@ -113,6 +114,7 @@ pub fn raft_message(message: GroupMessage) -> Option<Message> {
             MessageBody::ReadIndexResponse { context, index: index.map(Index) }
         }
         GroupBody::TimeoutNow => MessageBody::TimeoutNow,
+        GroupBody::Join | GroupBody::Invite | GroupBody::Gone | GroupBody::Sleep { .. } => return None,
     };
     Some(Message { from: NodeId(message.from), to: NodeId(message.to), term: Term(message.term), body })
 }

@@ -50,10 +50,18 @@ pub enum FrameKind {
     PeerHelloReply,
     /// Many [`crate::peer::GroupMessage`]
     PeerMessages,
+    /// [`crate::peer::SnapshotHeader`]
+    SnapshotHeader,
+    /// [`crate::peer::SnapshotAnswer`]
+    SnapshotAnswer,
+    /// [`crate::peer::SnapshotChunk`]
+    SnapshotChunk,
+    /// [`crate::peer::SnapshotEnd`]
+    SnapshotEnd,
 }
 
 impl FrameKind {
-    const ALL: [FrameKind; 8] = [
+    const ALL: [FrameKind; 12] = [
         FrameKind::ClientHello,
         FrameKind::HelloReply,
         FrameKind::Request,
@@ -62,6 +70,10 @@ impl FrameKind {
         FrameKind::PeerHello,
         FrameKind::PeerHelloReply,
         FrameKind::PeerMessages,
+        FrameKind::SnapshotHeader,
+        FrameKind::SnapshotAnswer,
+        FrameKind::SnapshotChunk,
+        FrameKind::SnapshotEnd,
     ];
 
     const fn code(self) -> u8 {
@@ -74,6 +86,10 @@ impl FrameKind {
             FrameKind::PeerHello => 6,
             FrameKind::PeerHelloReply => 7,
             FrameKind::PeerMessages => 8,
+            FrameKind::SnapshotHeader => 9,
+            FrameKind::SnapshotAnswer => 10,
+            FrameKind::SnapshotChunk => 11,
+            FrameKind::SnapshotEnd => 12,
         }
     }
 

@@ -1,21 +1,63 @@
-//! The peer protocol: Raft messages of many groups between two cores, coalesced into frames.
+//! The peer protocol: what two nodes tell each other. The dialler sends [`PeerHello`] with the connection's
+//! [`Purpose`], the other side answers [`PeerHelloReply`]. What follows depends on the purpose:
 //!
-//! One connection carries one direction of traffic between two cores: the dialler sends [`PeerHello`],
-//! the other side answers [`PeerHelloReply`], then [`GroupMessage`]s flow both ways in frames of many.
-//! Delivery is at most once and in order within a connection; Raft tolerates every loss.
+//! - `Messages`: [`GroupMessage`]s of all groups between two cores flow both ways, in frames of many. Delivery is at
+//!   most once and in order within a connection; Raft tolerates every loss.
+//! - `Snapshot`: the dialler sends one snapshot ([`snapshot`]).
+//! - `Identity`: nothing; the hellos themselves say what a node that starts needs to know.
 //!
-//! The types mirror the consensus core's messages field by field; entry data are slices of the frame.
+//! The messages mirror the consensus core's field by field; entry data are slices of the frame. `from` and `to` name
+//! *replicas* by ids of the consensus core that are never used again, not nodes.
 
 mod decode;
 mod encode;
+pub mod snapshot;
 
 pub use decode::{decode_messages, decode_peer_hello, decode_peer_hello_reply};
 pub use encode::{PeerEncodeError, PeerEncoder};
+pub use snapshot::{
+    ConfState, SnapshotAnswer, SnapshotChunk, SnapshotEnd, SnapshotFile, SnapshotHeader,
+    decode_snapshot_answer, decode_snapshot_chunk, decode_snapshot_end, decode_snapshot_header,
+};
 
 use bytes::Bytes;
 
 /// Version of the peer protocol this build speaks.
-pub const PEER_VERSION: u16 = 1;
+pub const PEER_VERSION: u16 = 2;
+
+/// Most founders a hello may name.
+pub const FOUNDERS_MAX: usize = 4096;
+
+/// What a connection at the peer door is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Purpose {
+    /// Raft messages between two cores.
+    Messages,
+    /// One snapshot, from the dialler.
+    Snapshot,
+    /// Only to hear who the other side is; it closes after its reply.
+    Identity,
+}
+
+/// A node that was there when the cluster first started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Founder {
+    /// The node.
+    pub node: u64,
+    /// Identity of the data directory it had.
+    pub store: u64,
+}
+
+/// What a node says of itself in a hello and in its answer: enough to tell a first start from a lost disk.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StoreInfo {
+    /// Identity of its data directory, drawn when that was made.
+    pub store: u64,
+    /// Whether it knows the founders: the cluster has started once.
+    pub settled: bool,
+    /// The founders, once settled; a node is named once.
+    pub founders: Vec<Founder>,
+}
 
 /// First frame of a dialling core.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,10 +72,14 @@ pub struct PeerHello {
     pub cluster_id: String,
     /// Core the connection is for.
     pub wants_core: u32,
+    /// What it is for.
+    pub purpose: Purpose,
+    /// The dialler's data directory.
+    pub store: StoreInfo,
 }
 
 /// Answer to [`PeerHello`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerHelloReply {
     /// Version of the connection.
     pub version: u16,
@@ -41,6 +87,8 @@ pub struct PeerHelloReply {
     pub node: u64,
     /// Core that now owns the connection.
     pub core: u32,
+    /// The answerer's data directory.
+    pub store: StoreInfo,
 }
 
 /// A Raft message and the group it belongs to.
@@ -48,9 +96,10 @@ pub struct PeerHelloReply {
 pub struct GroupMessage {
     /// The shard.
     pub group: u32,
-    /// Sending node.
+    /// Raft id of the sending replica.
     pub from: u64,
-    /// Receiving node.
+    /// Raft id of the receiving replica; of [`GroupBody::Join`] and [`GroupBody::Invite`] the receiving node, which
+    /// need not have one.
     pub to: u64,
     /// The sender's term, or the term it asks for (pre-vote).
     pub term: u64,
@@ -133,6 +182,17 @@ pub enum GroupBody {
     },
     /// Start an election now (thesis §3.10).
     TimeoutNow,
+    /// From a fresh replica to every node of the shard: take me in.
+    Join,
+    /// From a leader to a node without a replica of the shard: make a fresh one, which is to join.
+    Invite,
+    /// The replica addressed is no member of the group, and never will be again.
+    Gone,
+    /// The group has nothing to do: stop the election timer for as long as the leader's node is heard from.
+    Sleep {
+        /// The leader's commit index, which the follower holds.
+        commit: u64,
+    },
 }
 
 /// Outcome of an append.

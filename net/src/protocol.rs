@@ -47,6 +47,8 @@ pub struct HelloReply {
     pub key_bytes_max: u32,
     /// Longest value the server accepts, in bytes.
     pub value_bytes_max: u32,
+    /// Longest frame the server accepts and sends, in bytes of its body; `None`: it does not say.
+    pub frame_bytes_max: Option<u32>,
     /// The cluster as this node knows it.
     pub map: ClusterMap,
 }

@@ -259,6 +259,7 @@ impl Server {
             core: 0,
             key_bytes_max: Limits::DEFAULT.key_bytes_max,
             value_bytes_max: Limits::DEFAULT.value_bytes_max,
+            frame_bytes_max: Some(Limits::DEFAULT.frame_bytes_max),
             map: self.map(),
         };
         sender.append(|out| encoder.hello_reply(&hello, out)).unwrap().unwrap();

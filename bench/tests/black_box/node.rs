@@ -163,6 +163,7 @@ impl Shared {
             core: 0,
             key_bytes_max: Limits::DEFAULT.key_bytes_max,
             value_bytes_max: Limits::DEFAULT.value_bytes_max,
+            frame_bytes_max: Some(Limits::DEFAULT.frame_bytes_max),
             map: self.map(),
         }
     }

@@ -201,6 +201,7 @@ pub(super) fn greeting(node: u64, core: u32, limits: &Limits, map: net::map::Clu
         core,
         key_bytes_max: limits.key_bytes_max,
         value_bytes_max: limits.value_bytes_max,
+        frame_bytes_max: Some(limits.frame_bytes_max),
         map,
     }
 }

@@ -4,7 +4,7 @@ use std::net::TcpListener;
 use std::rc::Rc;
 use std::time::Duration;
 
-use net::peer::{PEER_VERSION, PeerHello, decode_peer_hello};
+use net::peer::{PEER_VERSION, PeerHello, Purpose, decode_peer_hello};
 use net::protocol::{Encoder, ErrorCode, ErrorReport, PROTOCOL_VERSION, decode_client_hello};
 use net::transport::connection::ReadError;
 use net::transport::{Connection, ConnectionConfig, Handoff, Listener};
@@ -179,6 +179,9 @@ async fn peer_hello(
             ErrorCode::BadMessage,
             format!("node {} core {} is not in [[cluster.nodes]] of this node", hello.node, hello.core),
         ),
+        Ok(hello) if hello.purpose != Purpose::Messages => {
+            report(ErrorCode::BadMessage, "this node takes only connections for messages".to_owned())
+        }
         Ok(hello) => {
             return match connection.into_handoff() {
                 Ok(handoff) => Ok(Some((handoff, hello))),

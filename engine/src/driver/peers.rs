@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use net::frame::{Frame, FrameKind};
 use net::peer::{
-    GroupMessage, PEER_VERSION, PeerEncoder, PeerHello, PeerHelloReply, decode_messages,
+    GroupMessage, PEER_VERSION, PeerEncoder, PeerHello, PeerHelloReply, Purpose, StoreInfo, decode_messages,
     decode_peer_hello_reply,
 };
 use net::transport::{Connection, ConnectionConfig, FrameReader, FrameSender, Handoff};
@@ -106,6 +106,8 @@ impl Peers {
             core: self.core,
             cluster_id: self.cluster.clone(),
             wants_core: core,
+            purpose: Purpose::Messages,
+            store: StoreInfo::default(),
         };
         sender
             .append(|buffer| self.encoder.borrow_mut().hello(&hello, buffer))
@@ -136,7 +138,12 @@ impl Peers {
     pub async fn accept(self: Rc<Self>, handoff: Handoff, hello: PeerHello) {
         let Ok(connection) = Connection::from_handoff(handoff, self.connection) else { return };
         let (reader, sender) = connection.split();
-        let reply = PeerHelloReply { version: PEER_VERSION, node: self.node, core: self.core };
+        let reply = PeerHelloReply {
+            version: PEER_VERSION,
+            node: self.node,
+            core: self.core,
+            store: StoreInfo::default(),
+        };
         let sent = sender.append(|buffer| self.encoder.borrow_mut().hello_reply(&reply, buffer));
         if matches!(sent, Ok(Ok(()))) {
             self.serve(hello.node, hello.core, reader, sender).await;

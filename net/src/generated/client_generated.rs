@@ -6,10 +6,10 @@ extern crate alloc;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 pub const ENUM_MIN_OP: u8 = 0;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MAX_OP: u8 = 6;
+pub const ENUM_MAX_OP: u8 = 12;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_OP: [Op; 7] = [
+pub const ENUM_VALUES_OP: [Op; 13] = [
   Op::NONE,
   Op::Get,
   Op::Exists,
@@ -17,6 +17,12 @@ pub const ENUM_VALUES_OP: [Op; 7] = [
   Op::Write,
   Op::MapQuery,
   Op::StatusQuery,
+  Op::AddReplica,
+  Op::RemoveReplica,
+  Op::TransferLeader,
+  Op::TakeSnapshot,
+  Op::Compact,
+  Op::DescribeShard,
 ];
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -31,9 +37,15 @@ impl Op {
   pub const Write: Self = Self(4);
   pub const MapQuery: Self = Self(5);
   pub const StatusQuery: Self = Self(6);
+  pub const AddReplica: Self = Self(7);
+  pub const RemoveReplica: Self = Self(8);
+  pub const TransferLeader: Self = Self(9);
+  pub const TakeSnapshot: Self = Self(10);
+  pub const Compact: Self = Self(11);
+  pub const DescribeShard: Self = Self(12);
 
   pub const ENUM_MIN: u8 = 0;
-  pub const ENUM_MAX: u8 = 6;
+  pub const ENUM_MAX: u8 = 12;
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::NONE,
     Self::Get,
@@ -42,6 +54,12 @@ impl Op {
     Self::Write,
     Self::MapQuery,
     Self::StatusQuery,
+    Self::AddReplica,
+    Self::RemoveReplica,
+    Self::TransferLeader,
+    Self::TakeSnapshot,
+    Self::Compact,
+    Self::DescribeShard,
   ];
   /// Returns the variant's name or "" if unknown.
   pub fn variant_name(self) -> Option<&'static str> {
@@ -53,6 +71,12 @@ impl Op {
       Self::Write => Some("Write"),
       Self::MapQuery => Some("MapQuery"),
       Self::StatusQuery => Some("StatusQuery"),
+      Self::AddReplica => Some("AddReplica"),
+      Self::RemoveReplica => Some("RemoveReplica"),
+      Self::TransferLeader => Some("TransferLeader"),
+      Self::TakeSnapshot => Some("TakeSnapshot"),
+      Self::Compact => Some("Compact"),
+      Self::DescribeShard => Some("DescribeShard"),
       _ => None,
     }
   }
@@ -112,10 +136,10 @@ pub struct OpUnionTableOffset {}
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 pub const ENUM_MIN_ANSWER: u8 = 0;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MAX_ANSWER: u8 = 7;
+pub const ENUM_MAX_ANSWER: u8 = 9;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_ANSWER: [Answer; 8] = [
+pub const ENUM_VALUES_ANSWER: [Answer; 10] = [
   Answer::NONE,
   Answer::ValueAnswer,
   Answer::ExistsAnswer,
@@ -124,6 +148,8 @@ pub const ENUM_VALUES_ANSWER: [Answer; 8] = [
   Answer::MapAnswer,
   Answer::StatusAnswer,
   Answer::Refused,
+  Answer::AdminAccepted,
+  Answer::ShardDescription,
 ];
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -139,9 +165,11 @@ impl Answer {
   pub const MapAnswer: Self = Self(5);
   pub const StatusAnswer: Self = Self(6);
   pub const Refused: Self = Self(7);
+  pub const AdminAccepted: Self = Self(8);
+  pub const ShardDescription: Self = Self(9);
 
   pub const ENUM_MIN: u8 = 0;
-  pub const ENUM_MAX: u8 = 7;
+  pub const ENUM_MAX: u8 = 9;
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::NONE,
     Self::ValueAnswer,
@@ -151,6 +179,8 @@ impl Answer {
     Self::MapAnswer,
     Self::StatusAnswer,
     Self::Refused,
+    Self::AdminAccepted,
+    Self::ShardDescription,
   ];
   /// Returns the variant's name or "" if unknown.
   pub fn variant_name(self) -> Option<&'static str> {
@@ -163,6 +193,8 @@ impl Answer {
       Self::MapAnswer => Some("MapAnswer"),
       Self::StatusAnswer => Some("StatusAnswer"),
       Self::Refused => Some("Refused"),
+      Self::AdminAccepted => Some("AdminAccepted"),
+      Self::ShardDescription => Some("ShardDescription"),
       _ => None,
     }
   }
@@ -1333,6 +1365,484 @@ impl<'a> Outcome {
 
 }
 
+// struct Member, aligned to 8
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq)]
+pub struct Member(pub [u8; 40]);
+impl Default for Member { 
+  fn default() -> Self { 
+    Self([0; 40])
+  }
+}
+impl ::core::fmt::Debug for Member {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
+    f.debug_struct("Member")
+      .field("raft_id", &self.raft_id())
+      .field("node", &self.node())
+      .field("match_index", &self.match_index())
+      .field("lag", &self.lag())
+      .field("role", &self.role())
+      .field("progress", &self.progress())
+      .field("is_leader", &self.is_leader())
+      .field("is_active", &self.is_active())
+      .finish()
+  }
+}
+
+impl ::flatbuffers::SimpleToVerifyInSlice for Member {}
+impl<'a> ::flatbuffers::Follow<'a> for Member {
+  type Inner = &'a Member;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { <&'a Member>::follow(buf, loc) }
+  }
+}
+impl<'a> ::flatbuffers::Follow<'a> for &'a Member {
+  type Inner = &'a Member;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { ::flatbuffers::follow_cast_ref::<Member>(buf, loc) }
+  }
+}
+impl<'b> ::flatbuffers::Push for Member {
+    type Output = Member;
+    #[inline]
+    unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+        let src = unsafe { ::core::slice::from_raw_parts(self as *const Member as *const u8, <Self as ::flatbuffers::Push>::size()) };
+        dst.copy_from_slice(src);
+    }
+    #[inline]
+    fn alignment() -> ::flatbuffers::PushAlignment {
+        ::flatbuffers::PushAlignment::new(8)
+    }
+}
+
+impl<'a> ::flatbuffers::Verifiable for Member {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.in_buffer::<Self>(pos)
+  }
+}
+
+impl<'a> Member {
+  #[allow(clippy::too_many_arguments)]
+  pub fn new(
+    raft_id: u64,
+    node: u64,
+    match_index: u64,
+    lag: u64,
+    role: u8,
+    progress: u8,
+    is_leader: bool,
+    is_active: bool,
+  ) -> Self {
+    let mut s = Self([0; 40]);
+    s.set_raft_id(raft_id);
+    s.set_node(node);
+    s.set_match_index(match_index);
+    s.set_lag(lag);
+    s.set_role(role);
+    s.set_progress(progress);
+    s.set_is_leader(is_leader);
+    s.set_is_active(is_active);
+    s
+  }
+
+  pub fn raft_id(&self) -> u64 {
+    let mut mem = ::core::mem::MaybeUninit::<<u64 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[0..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_raft_id(&mut self, x: u64) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[0..].as_mut_ptr(),
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn node(&self) -> u64 {
+    let mut mem = ::core::mem::MaybeUninit::<<u64 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[8..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_node(&mut self, x: u64) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[8..].as_mut_ptr(),
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn match_index(&self) -> u64 {
+    let mut mem = ::core::mem::MaybeUninit::<<u64 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[16..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_match_index(&mut self, x: u64) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[16..].as_mut_ptr(),
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn lag(&self) -> u64 {
+    let mut mem = ::core::mem::MaybeUninit::<<u64 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[24..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_lag(&mut self, x: u64) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[24..].as_mut_ptr(),
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn role(&self) -> u8 {
+    let mut mem = ::core::mem::MaybeUninit::<<u8 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[32..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u8 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_role(&mut self, x: u8) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[32..].as_mut_ptr(),
+        ::core::mem::size_of::<<u8 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn progress(&self) -> u8 {
+    let mut mem = ::core::mem::MaybeUninit::<<u8 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[33..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u8 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_progress(&mut self, x: u8) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[33..].as_mut_ptr(),
+        ::core::mem::size_of::<<u8 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn is_leader(&self) -> bool {
+    let mut mem = ::core::mem::MaybeUninit::<<bool as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[34..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<bool as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_is_leader(&mut self, x: bool) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[34..].as_mut_ptr(),
+        ::core::mem::size_of::<<bool as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn is_active(&self) -> bool {
+    let mut mem = ::core::mem::MaybeUninit::<<bool as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[35..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<bool as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_is_active(&mut self, x: bool) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[35..].as_mut_ptr(),
+        ::core::mem::size_of::<<bool as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+}
+
+// struct SnapshotInfo, aligned to 8
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq)]
+pub struct SnapshotInfo(pub [u8; 24]);
+impl Default for SnapshotInfo { 
+  fn default() -> Self { 
+    Self([0; 24])
+  }
+}
+impl ::core::fmt::Debug for SnapshotInfo {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
+    f.debug_struct("SnapshotInfo")
+      .field("index", &self.index())
+      .field("term", &self.term())
+      .field("bytes", &self.bytes())
+      .finish()
+  }
+}
+
+impl ::flatbuffers::SimpleToVerifyInSlice for SnapshotInfo {}
+impl<'a> ::flatbuffers::Follow<'a> for SnapshotInfo {
+  type Inner = &'a SnapshotInfo;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { <&'a SnapshotInfo>::follow(buf, loc) }
+  }
+}
+impl<'a> ::flatbuffers::Follow<'a> for &'a SnapshotInfo {
+  type Inner = &'a SnapshotInfo;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { ::flatbuffers::follow_cast_ref::<SnapshotInfo>(buf, loc) }
+  }
+}
+impl<'b> ::flatbuffers::Push for SnapshotInfo {
+    type Output = SnapshotInfo;
+    #[inline]
+    unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+        let src = unsafe { ::core::slice::from_raw_parts(self as *const SnapshotInfo as *const u8, <Self as ::flatbuffers::Push>::size()) };
+        dst.copy_from_slice(src);
+    }
+    #[inline]
+    fn alignment() -> ::flatbuffers::PushAlignment {
+        ::flatbuffers::PushAlignment::new(8)
+    }
+}
+
+impl<'a> ::flatbuffers::Verifiable for SnapshotInfo {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.in_buffer::<Self>(pos)
+  }
+}
+
+impl<'a> SnapshotInfo {
+  #[allow(clippy::too_many_arguments)]
+  pub fn new(
+    index: u64,
+    term: u64,
+    bytes: u64,
+  ) -> Self {
+    let mut s = Self([0; 24]);
+    s.set_index(index);
+    s.set_term(term);
+    s.set_bytes(bytes);
+    s
+  }
+
+  pub fn index(&self) -> u64 {
+    let mut mem = ::core::mem::MaybeUninit::<<u64 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[0..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_index(&mut self, x: u64) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[0..].as_mut_ptr(),
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn term(&self) -> u64 {
+    let mut mem = ::core::mem::MaybeUninit::<<u64 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[8..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_term(&mut self, x: u64) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[8..].as_mut_ptr(),
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn bytes(&self) -> u64 {
+    let mut mem = ::core::mem::MaybeUninit::<<u64 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[16..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_bytes(&mut self, x: u64) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[16..].as_mut_ptr(),
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+}
+
 pub enum ClientHelloOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
@@ -1914,6 +2424,7 @@ impl<'a> HelloReply<'a> {
   pub const VT_KEY_BYTES_MAX: ::flatbuffers::VOffsetT = 10;
   pub const VT_VALUE_BYTES_MAX: ::flatbuffers::VOffsetT = 12;
   pub const VT_MAP: ::flatbuffers::VOffsetT = 14;
+  pub const VT_FRAME_BYTES_MAX: ::flatbuffers::VOffsetT = 16;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -1926,6 +2437,7 @@ impl<'a> HelloReply<'a> {
   ) -> ::flatbuffers::WIPOffset<HelloReply<'bldr>> {
     let mut builder = HelloReplyBuilder::new(_fbb);
     builder.add_node(args.node);
+    if let Some(x) = args.frame_bytes_max { builder.add_frame_bytes_max(x); }
     if let Some(x) = args.map { builder.add_map(x); }
     builder.add_value_bytes_max(args.value_bytes_max);
     builder.add_key_bytes_max(args.key_bytes_max);
@@ -1977,6 +2489,13 @@ impl<'a> HelloReply<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<ClusterMap>>(HelloReply::VT_MAP, None).unwrap()}
   }
+  #[inline]
+  pub fn frame_bytes_max(&self) -> Option<u32> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(HelloReply::VT_FRAME_BYTES_MAX, None)}
+  }
 }
 
 impl ::flatbuffers::Verifiable for HelloReply<'_> {
@@ -1991,6 +2510,7 @@ impl ::flatbuffers::Verifiable for HelloReply<'_> {
      .visit_field::<u32>("key_bytes_max", Self::VT_KEY_BYTES_MAX, false)?
      .visit_field::<u32>("value_bytes_max", Self::VT_VALUE_BYTES_MAX, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<ClusterMap>>("map", Self::VT_MAP, true)?
+     .visit_field::<u32>("frame_bytes_max", Self::VT_FRAME_BYTES_MAX, false)?
      .finish();
     Ok(())
   }
@@ -2002,6 +2522,7 @@ pub struct HelloReplyArgs<'a> {
     pub key_bytes_max: u32,
     pub value_bytes_max: u32,
     pub map: Option<::flatbuffers::WIPOffset<ClusterMap<'a>>>,
+    pub frame_bytes_max: Option<u32>,
 }
 impl<'a> Default for HelloReplyArgs<'a> {
   #[inline]
@@ -2013,6 +2534,7 @@ impl<'a> Default for HelloReplyArgs<'a> {
       key_bytes_max: 0,
       value_bytes_max: 0,
       map: None, // required field
+      frame_bytes_max: None,
     }
   }
 }
@@ -2047,6 +2569,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> HelloReplyBuilder<'a, 'b, A> 
     self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<ClusterMap>>(HelloReply::VT_MAP, map);
   }
   #[inline]
+  pub fn add_frame_bytes_max(&mut self, frame_bytes_max: u32) {
+    self.fbb_.push_slot_always::<u32>(HelloReply::VT_FRAME_BYTES_MAX, frame_bytes_max);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> HelloReplyBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     HelloReplyBuilder {
@@ -2071,6 +2597,7 @@ impl ::core::fmt::Debug for HelloReply<'_> {
       ds.field("key_bytes_max", &self.key_bytes_max());
       ds.field("value_bytes_max", &self.value_bytes_max());
       ds.field("map", &self.map());
+      ds.field("frame_bytes_max", &self.frame_bytes_max());
       ds.finish()
   }
 }
@@ -2700,6 +3227,528 @@ impl ::core::fmt::Debug for StatusQuery<'_> {
       ds.finish()
   }
 }
+pub enum AddReplicaOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct AddReplica<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for AddReplica<'a> {
+  type Inner = AddReplica<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> AddReplica<'a> {
+  pub const VT_NODE: ::flatbuffers::VOffsetT = 4;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    AddReplica { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args AddReplicaArgs
+  ) -> ::flatbuffers::WIPOffset<AddReplica<'bldr>> {
+    let mut builder = AddReplicaBuilder::new(_fbb);
+    builder.add_node(args.node);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn node(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(AddReplica::VT_NODE, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for AddReplica<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u64>("node", Self::VT_NODE, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct AddReplicaArgs {
+    pub node: u64,
+}
+impl<'a> Default for AddReplicaArgs {
+  #[inline]
+  fn default() -> Self {
+    AddReplicaArgs {
+      node: 0,
+    }
+  }
+}
+
+pub struct AddReplicaBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> AddReplicaBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_node(&mut self, node: u64) {
+    self.fbb_.push_slot::<u64>(AddReplica::VT_NODE, node, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> AddReplicaBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    AddReplicaBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<AddReplica<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for AddReplica<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("AddReplica");
+      ds.field("node", &self.node());
+      ds.finish()
+  }
+}
+pub enum RemoveReplicaOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct RemoveReplica<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for RemoveReplica<'a> {
+  type Inner = RemoveReplica<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> RemoveReplica<'a> {
+  pub const VT_NODE: ::flatbuffers::VOffsetT = 4;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    RemoveReplica { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args RemoveReplicaArgs
+  ) -> ::flatbuffers::WIPOffset<RemoveReplica<'bldr>> {
+    let mut builder = RemoveReplicaBuilder::new(_fbb);
+    builder.add_node(args.node);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn node(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(RemoveReplica::VT_NODE, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for RemoveReplica<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u64>("node", Self::VT_NODE, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct RemoveReplicaArgs {
+    pub node: u64,
+}
+impl<'a> Default for RemoveReplicaArgs {
+  #[inline]
+  fn default() -> Self {
+    RemoveReplicaArgs {
+      node: 0,
+    }
+  }
+}
+
+pub struct RemoveReplicaBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> RemoveReplicaBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_node(&mut self, node: u64) {
+    self.fbb_.push_slot::<u64>(RemoveReplica::VT_NODE, node, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> RemoveReplicaBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    RemoveReplicaBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<RemoveReplica<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for RemoveReplica<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("RemoveReplica");
+      ds.field("node", &self.node());
+      ds.finish()
+  }
+}
+pub enum TransferLeaderOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct TransferLeader<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for TransferLeader<'a> {
+  type Inner = TransferLeader<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> TransferLeader<'a> {
+  pub const VT_NODE: ::flatbuffers::VOffsetT = 4;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    TransferLeader { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args TransferLeaderArgs
+  ) -> ::flatbuffers::WIPOffset<TransferLeader<'bldr>> {
+    let mut builder = TransferLeaderBuilder::new(_fbb);
+    if let Some(x) = args.node { builder.add_node(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn node(&self) -> Option<u64> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(TransferLeader::VT_NODE, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for TransferLeader<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u64>("node", Self::VT_NODE, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct TransferLeaderArgs {
+    pub node: Option<u64>,
+}
+impl<'a> Default for TransferLeaderArgs {
+  #[inline]
+  fn default() -> Self {
+    TransferLeaderArgs {
+      node: None,
+    }
+  }
+}
+
+pub struct TransferLeaderBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> TransferLeaderBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_node(&mut self, node: u64) {
+    self.fbb_.push_slot_always::<u64>(TransferLeader::VT_NODE, node);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> TransferLeaderBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    TransferLeaderBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<TransferLeader<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for TransferLeader<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("TransferLeader");
+      ds.field("node", &self.node());
+      ds.finish()
+  }
+}
+pub enum TakeSnapshotOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct TakeSnapshot<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for TakeSnapshot<'a> {
+  type Inner = TakeSnapshot<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> TakeSnapshot<'a> {
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    TakeSnapshot { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    _args: &'args TakeSnapshotArgs
+  ) -> ::flatbuffers::WIPOffset<TakeSnapshot<'bldr>> {
+    let mut builder = TakeSnapshotBuilder::new(_fbb);
+    builder.finish()
+  }
+
+}
+
+impl ::flatbuffers::Verifiable for TakeSnapshot<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct TakeSnapshotArgs {
+}
+impl<'a> Default for TakeSnapshotArgs {
+  #[inline]
+  fn default() -> Self {
+    TakeSnapshotArgs {
+    }
+  }
+}
+
+pub struct TakeSnapshotBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> TakeSnapshotBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> TakeSnapshotBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    TakeSnapshotBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<TakeSnapshot<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for TakeSnapshot<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("TakeSnapshot");
+      ds.finish()
+  }
+}
+pub enum CompactOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct Compact<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Compact<'a> {
+  type Inner = Compact<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Compact<'a> {
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Compact { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    _args: &'args CompactArgs
+  ) -> ::flatbuffers::WIPOffset<Compact<'bldr>> {
+    let mut builder = CompactBuilder::new(_fbb);
+    builder.finish()
+  }
+
+}
+
+impl ::flatbuffers::Verifiable for Compact<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct CompactArgs {
+}
+impl<'a> Default for CompactArgs {
+  #[inline]
+  fn default() -> Self {
+    CompactArgs {
+    }
+  }
+}
+
+pub struct CompactBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> CompactBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> CompactBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    CompactBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Compact<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Compact<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Compact");
+      ds.finish()
+  }
+}
+pub enum DescribeShardOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct DescribeShard<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for DescribeShard<'a> {
+  type Inner = DescribeShard<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> DescribeShard<'a> {
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    DescribeShard { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    _args: &'args DescribeShardArgs
+  ) -> ::flatbuffers::WIPOffset<DescribeShard<'bldr>> {
+    let mut builder = DescribeShardBuilder::new(_fbb);
+    builder.finish()
+  }
+
+}
+
+impl ::flatbuffers::Verifiable for DescribeShard<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct DescribeShardArgs {
+}
+impl<'a> Default for DescribeShardArgs {
+  #[inline]
+  fn default() -> Self {
+    DescribeShardArgs {
+    }
+  }
+}
+
+pub struct DescribeShardBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> DescribeShardBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> DescribeShardBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    DescribeShardBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<DescribeShard<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for DescribeShard<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("DescribeShard");
+      ds.finish()
+  }
+}
 pub enum RequestOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
@@ -2860,6 +3909,90 @@ impl<'a> Request<'a> {
     }
   }
 
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn op_as_add_replica(&self) -> Option<AddReplica<'a>> {
+    if self.op_type() == Op::AddReplica {
+      let u = self.op();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { AddReplica::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn op_as_remove_replica(&self) -> Option<RemoveReplica<'a>> {
+    if self.op_type() == Op::RemoveReplica {
+      let u = self.op();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { RemoveReplica::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn op_as_transfer_leader(&self) -> Option<TransferLeader<'a>> {
+    if self.op_type() == Op::TransferLeader {
+      let u = self.op();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { TransferLeader::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn op_as_take_snapshot(&self) -> Option<TakeSnapshot<'a>> {
+    if self.op_type() == Op::TakeSnapshot {
+      let u = self.op();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { TakeSnapshot::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn op_as_compact(&self) -> Option<Compact<'a>> {
+    if self.op_type() == Op::Compact {
+      let u = self.op();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { Compact::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn op_as_describe_shard(&self) -> Option<DescribeShard<'a>> {
+    if self.op_type() == Op::DescribeShard {
+      let u = self.op();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { DescribeShard::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
 }
 
 impl ::flatbuffers::Verifiable for Request<'_> {
@@ -2879,6 +4012,12 @@ impl ::flatbuffers::Verifiable for Request<'_> {
           Op::Write => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Write>>("Op::Write", pos),
           Op::MapQuery => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<MapQuery>>("Op::MapQuery", pos),
           Op::StatusQuery => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<StatusQuery>>("Op::StatusQuery", pos),
+          Op::AddReplica => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<AddReplica>>("Op::AddReplica", pos),
+          Op::RemoveReplica => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<RemoveReplica>>("Op::RemoveReplica", pos),
+          Op::TransferLeader => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<TransferLeader>>("Op::TransferLeader", pos),
+          Op::TakeSnapshot => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<TakeSnapshot>>("Op::TakeSnapshot", pos),
+          Op::Compact => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Compact>>("Op::Compact", pos),
+          Op::DescribeShard => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<DescribeShard>>("Op::DescribeShard", pos),
           _ => Ok(()),
         }
      })?
@@ -2992,6 +4131,48 @@ impl ::core::fmt::Debug for Request<'_> {
         },
         Op::StatusQuery => {
           if let Some(x) = self.op_as_status_query() {
+            ds.field("op", &x)
+          } else {
+            ds.field("op", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        Op::AddReplica => {
+          if let Some(x) = self.op_as_add_replica() {
+            ds.field("op", &x)
+          } else {
+            ds.field("op", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        Op::RemoveReplica => {
+          if let Some(x) = self.op_as_remove_replica() {
+            ds.field("op", &x)
+          } else {
+            ds.field("op", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        Op::TransferLeader => {
+          if let Some(x) = self.op_as_transfer_leader() {
+            ds.field("op", &x)
+          } else {
+            ds.field("op", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        Op::TakeSnapshot => {
+          if let Some(x) = self.op_as_take_snapshot() {
+            ds.field("op", &x)
+          } else {
+            ds.field("op", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        Op::Compact => {
+          if let Some(x) = self.op_as_compact() {
+            ds.field("op", &x)
+          } else {
+            ds.field("op", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        Op::DescribeShard => {
+          if let Some(x) = self.op_as_describe_shard() {
             ds.field("op", &x)
           } else {
             ds.field("op", &"InvalidFlatbuffer: Union discriminant does not match value.")
@@ -3668,6 +4849,403 @@ impl ::core::fmt::Debug for StatusAnswer<'_> {
       ds.finish()
   }
 }
+pub enum AdminAcceptedOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct AdminAccepted<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for AdminAccepted<'a> {
+  type Inner = AdminAccepted<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> AdminAccepted<'a> {
+  pub const VT_INDEX: ::flatbuffers::VOffsetT = 4;
+  pub const VT_NODE: ::flatbuffers::VOffsetT = 6;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    AdminAccepted { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args AdminAcceptedArgs
+  ) -> ::flatbuffers::WIPOffset<AdminAccepted<'bldr>> {
+    let mut builder = AdminAcceptedBuilder::new(_fbb);
+    if let Some(x) = args.node { builder.add_node(x); }
+    if let Some(x) = args.index { builder.add_index(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn index(&self) -> Option<u64> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(AdminAccepted::VT_INDEX, None)}
+  }
+  #[inline]
+  pub fn node(&self) -> Option<u64> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(AdminAccepted::VT_NODE, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for AdminAccepted<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u64>("index", Self::VT_INDEX, false)?
+     .visit_field::<u64>("node", Self::VT_NODE, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct AdminAcceptedArgs {
+    pub index: Option<u64>,
+    pub node: Option<u64>,
+}
+impl<'a> Default for AdminAcceptedArgs {
+  #[inline]
+  fn default() -> Self {
+    AdminAcceptedArgs {
+      index: None,
+      node: None,
+    }
+  }
+}
+
+pub struct AdminAcceptedBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> AdminAcceptedBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_index(&mut self, index: u64) {
+    self.fbb_.push_slot_always::<u64>(AdminAccepted::VT_INDEX, index);
+  }
+  #[inline]
+  pub fn add_node(&mut self, node: u64) {
+    self.fbb_.push_slot_always::<u64>(AdminAccepted::VT_NODE, node);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> AdminAcceptedBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    AdminAcceptedBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<AdminAccepted<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for AdminAccepted<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("AdminAccepted");
+      ds.field("index", &self.index());
+      ds.field("node", &self.node());
+      ds.finish()
+  }
+}
+pub enum ShardDescriptionOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct ShardDescription<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for ShardDescription<'a> {
+  type Inner = ShardDescription<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> ShardDescription<'a> {
+  pub const VT_SHARD: ::flatbuffers::VOffsetT = 4;
+  pub const VT_NODE: ::flatbuffers::VOffsetT = 6;
+  pub const VT_TERM: ::flatbuffers::VOffsetT = 8;
+  pub const VT_MEMBERS: ::flatbuffers::VOffsetT = 10;
+  pub const VT_JOINT: ::flatbuffers::VOffsetT = 12;
+  pub const VT_FIRST_INDEX: ::flatbuffers::VOffsetT = 14;
+  pub const VT_LAST_INDEX: ::flatbuffers::VOffsetT = 16;
+  pub const VT_COMMITTED: ::flatbuffers::VOffsetT = 18;
+  pub const VT_APPLIED: ::flatbuffers::VOffsetT = 20;
+  pub const VT_APPLIED_DURABLE: ::flatbuffers::VOffsetT = 22;
+  pub const VT_LOG_BYTES: ::flatbuffers::VOffsetT = 24;
+  pub const VT_SNAPSHOT: ::flatbuffers::VOffsetT = 26;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    ShardDescription { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args ShardDescriptionArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<ShardDescription<'bldr>> {
+    let mut builder = ShardDescriptionBuilder::new(_fbb);
+    builder.add_log_bytes(args.log_bytes);
+    builder.add_applied_durable(args.applied_durable);
+    builder.add_applied(args.applied);
+    builder.add_committed(args.committed);
+    builder.add_last_index(args.last_index);
+    builder.add_first_index(args.first_index);
+    builder.add_term(args.term);
+    builder.add_node(args.node);
+    if let Some(x) = args.snapshot { builder.add_snapshot(x); }
+    if let Some(x) = args.members { builder.add_members(x); }
+    builder.add_shard(args.shard);
+    builder.add_joint(args.joint);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn shard(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(ShardDescription::VT_SHARD, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn node(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(ShardDescription::VT_NODE, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn term(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(ShardDescription::VT_TERM, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn members(&self) -> ::flatbuffers::Vector<'a, Member> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, Member>>>(ShardDescription::VT_MEMBERS, None).unwrap()}
+  }
+  #[inline]
+  pub fn joint(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(ShardDescription::VT_JOINT, Some(false)).unwrap()}
+  }
+  #[inline]
+  pub fn first_index(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(ShardDescription::VT_FIRST_INDEX, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn last_index(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(ShardDescription::VT_LAST_INDEX, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn committed(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(ShardDescription::VT_COMMITTED, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn applied(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(ShardDescription::VT_APPLIED, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn applied_durable(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(ShardDescription::VT_APPLIED_DURABLE, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn log_bytes(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(ShardDescription::VT_LOG_BYTES, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn snapshot(&self) -> Option<&'a SnapshotInfo> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<SnapshotInfo>(ShardDescription::VT_SNAPSHOT, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for ShardDescription<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u32>("shard", Self::VT_SHARD, false)?
+     .visit_field::<u64>("node", Self::VT_NODE, false)?
+     .visit_field::<u64>("term", Self::VT_TERM, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, Member>>>("members", Self::VT_MEMBERS, true)?
+     .visit_field::<bool>("joint", Self::VT_JOINT, false)?
+     .visit_field::<u64>("first_index", Self::VT_FIRST_INDEX, false)?
+     .visit_field::<u64>("last_index", Self::VT_LAST_INDEX, false)?
+     .visit_field::<u64>("committed", Self::VT_COMMITTED, false)?
+     .visit_field::<u64>("applied", Self::VT_APPLIED, false)?
+     .visit_field::<u64>("applied_durable", Self::VT_APPLIED_DURABLE, false)?
+     .visit_field::<u64>("log_bytes", Self::VT_LOG_BYTES, false)?
+     .visit_field::<SnapshotInfo>("snapshot", Self::VT_SNAPSHOT, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct ShardDescriptionArgs<'a> {
+    pub shard: u32,
+    pub node: u64,
+    pub term: u64,
+    pub members: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, Member>>>,
+    pub joint: bool,
+    pub first_index: u64,
+    pub last_index: u64,
+    pub committed: u64,
+    pub applied: u64,
+    pub applied_durable: u64,
+    pub log_bytes: u64,
+    pub snapshot: Option<&'a SnapshotInfo>,
+}
+impl<'a> Default for ShardDescriptionArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    ShardDescriptionArgs {
+      shard: 0,
+      node: 0,
+      term: 0,
+      members: None, // required field
+      joint: false,
+      first_index: 0,
+      last_index: 0,
+      committed: 0,
+      applied: 0,
+      applied_durable: 0,
+      log_bytes: 0,
+      snapshot: None,
+    }
+  }
+}
+
+pub struct ShardDescriptionBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ShardDescriptionBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_shard(&mut self, shard: u32) {
+    self.fbb_.push_slot::<u32>(ShardDescription::VT_SHARD, shard, 0);
+  }
+  #[inline]
+  pub fn add_node(&mut self, node: u64) {
+    self.fbb_.push_slot::<u64>(ShardDescription::VT_NODE, node, 0);
+  }
+  #[inline]
+  pub fn add_term(&mut self, term: u64) {
+    self.fbb_.push_slot::<u64>(ShardDescription::VT_TERM, term, 0);
+  }
+  #[inline]
+  pub fn add_members(&mut self, members: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , Member>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(ShardDescription::VT_MEMBERS, members);
+  }
+  #[inline]
+  pub fn add_joint(&mut self, joint: bool) {
+    self.fbb_.push_slot::<bool>(ShardDescription::VT_JOINT, joint, false);
+  }
+  #[inline]
+  pub fn add_first_index(&mut self, first_index: u64) {
+    self.fbb_.push_slot::<u64>(ShardDescription::VT_FIRST_INDEX, first_index, 0);
+  }
+  #[inline]
+  pub fn add_last_index(&mut self, last_index: u64) {
+    self.fbb_.push_slot::<u64>(ShardDescription::VT_LAST_INDEX, last_index, 0);
+  }
+  #[inline]
+  pub fn add_committed(&mut self, committed: u64) {
+    self.fbb_.push_slot::<u64>(ShardDescription::VT_COMMITTED, committed, 0);
+  }
+  #[inline]
+  pub fn add_applied(&mut self, applied: u64) {
+    self.fbb_.push_slot::<u64>(ShardDescription::VT_APPLIED, applied, 0);
+  }
+  #[inline]
+  pub fn add_applied_durable(&mut self, applied_durable: u64) {
+    self.fbb_.push_slot::<u64>(ShardDescription::VT_APPLIED_DURABLE, applied_durable, 0);
+  }
+  #[inline]
+  pub fn add_log_bytes(&mut self, log_bytes: u64) {
+    self.fbb_.push_slot::<u64>(ShardDescription::VT_LOG_BYTES, log_bytes, 0);
+  }
+  #[inline]
+  pub fn add_snapshot(&mut self, snapshot: &SnapshotInfo) {
+    self.fbb_.push_slot_always::<&SnapshotInfo>(ShardDescription::VT_SNAPSHOT, snapshot);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ShardDescriptionBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    ShardDescriptionBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<ShardDescription<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, ShardDescription::VT_MEMBERS,"members");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for ShardDescription<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("ShardDescription");
+      ds.field("shard", &self.shard());
+      ds.field("node", &self.node());
+      ds.field("term", &self.term());
+      ds.field("members", &self.members());
+      ds.field("joint", &self.joint());
+      ds.field("first_index", &self.first_index());
+      ds.field("last_index", &self.last_index());
+      ds.field("committed", &self.committed());
+      ds.field("applied", &self.applied());
+      ds.field("applied_durable", &self.applied_durable());
+      ds.field("log_bytes", &self.log_bytes());
+      ds.field("snapshot", &self.snapshot());
+      ds.finish()
+  }
+}
 pub enum RefusedOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
@@ -3996,6 +5574,34 @@ impl<'a> Reply<'a> {
     }
   }
 
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn answer_as_admin_accepted(&self) -> Option<AdminAccepted<'a>> {
+    if self.answer_type() == Answer::AdminAccepted {
+      let u = self.answer();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { AdminAccepted::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn answer_as_shard_description(&self) -> Option<ShardDescription<'a>> {
+    if self.answer_type() == Answer::ShardDescription {
+      let u = self.answer();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { ShardDescription::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
 }
 
 impl ::flatbuffers::Verifiable for Reply<'_> {
@@ -4013,6 +5619,8 @@ impl ::flatbuffers::Verifiable for Reply<'_> {
           Answer::MapAnswer => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<MapAnswer>>("Answer::MapAnswer", pos),
           Answer::StatusAnswer => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<StatusAnswer>>("Answer::StatusAnswer", pos),
           Answer::Refused => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Refused>>("Answer::Refused", pos),
+          Answer::AdminAccepted => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<AdminAccepted>>("Answer::AdminAccepted", pos),
+          Answer::ShardDescription => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<ShardDescription>>("Answer::ShardDescription", pos),
           _ => Ok(()),
         }
      })?
@@ -4112,6 +5720,20 @@ impl ::core::fmt::Debug for Reply<'_> {
         },
         Answer::Refused => {
           if let Some(x) = self.answer_as_refused() {
+            ds.field("answer", &x)
+          } else {
+            ds.field("answer", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        Answer::AdminAccepted => {
+          if let Some(x) = self.answer_as_admin_accepted() {
+            ds.field("answer", &x)
+          } else {
+            ds.field("answer", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        Answer::ShardDescription => {
+          if let Some(x) = self.answer_as_shard_description() {
             ds.field("answer", &x)
           } else {
             ds.field("answer", &"InvalidFlatbuffer: Union discriminant does not match value.")

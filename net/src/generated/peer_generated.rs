@@ -6,10 +6,10 @@ extern crate alloc;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 pub const ENUM_MIN_BODY: u8 = 0;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MAX_BODY: u8 = 12;
+pub const ENUM_MAX_BODY: u8 = 16;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_BODY: [Body; 13] = [
+pub const ENUM_VALUES_BODY: [Body; 17] = [
   Body::NONE,
   Body::PreVote,
   Body::PreVoteResponse,
@@ -23,6 +23,10 @@ pub const ENUM_VALUES_BODY: [Body; 13] = [
   Body::ReadIndex,
   Body::ReadIndexResponse,
   Body::TimeoutNow,
+  Body::Join,
+  Body::Invite,
+  Body::Gone,
+  Body::Sleep,
 ];
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -43,9 +47,13 @@ impl Body {
   pub const ReadIndex: Self = Self(10);
   pub const ReadIndexResponse: Self = Self(11);
   pub const TimeoutNow: Self = Self(12);
+  pub const Join: Self = Self(13);
+  pub const Invite: Self = Self(14);
+  pub const Gone: Self = Self(15);
+  pub const Sleep: Self = Self(16);
 
   pub const ENUM_MIN: u8 = 0;
-  pub const ENUM_MAX: u8 = 12;
+  pub const ENUM_MAX: u8 = 16;
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::NONE,
     Self::PreVote,
@@ -60,6 +68,10 @@ impl Body {
     Self::ReadIndex,
     Self::ReadIndexResponse,
     Self::TimeoutNow,
+    Self::Join,
+    Self::Invite,
+    Self::Gone,
+    Self::Sleep,
   ];
   /// Returns the variant's name or "" if unknown.
   pub fn variant_name(self) -> Option<&'static str> {
@@ -77,6 +89,10 @@ impl Body {
       Self::ReadIndex => Some("ReadIndex"),
       Self::ReadIndexResponse => Some("ReadIndexResponse"),
       Self::TimeoutNow => Some("TimeoutNow"),
+      Self::Join => Some("Join"),
+      Self::Invite => Some("Invite"),
+      Self::Gone => Some("Gone"),
+      Self::Sleep => Some("Sleep"),
       _ => None,
     }
   }
@@ -132,6 +148,133 @@ impl<'a> ::flatbuffers::Verifiable for Body {
 
 impl ::flatbuffers::SimpleToVerifyInSlice for Body {}
 pub struct BodyUnionTableOffset {}
+
+// struct Founder, aligned to 8
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq)]
+pub struct Founder(pub [u8; 16]);
+impl Default for Founder { 
+  fn default() -> Self { 
+    Self([0; 16])
+  }
+}
+impl ::core::fmt::Debug for Founder {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
+    f.debug_struct("Founder")
+      .field("node", &self.node())
+      .field("store", &self.store())
+      .finish()
+  }
+}
+
+impl ::flatbuffers::SimpleToVerifyInSlice for Founder {}
+impl<'a> ::flatbuffers::Follow<'a> for Founder {
+  type Inner = &'a Founder;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { <&'a Founder>::follow(buf, loc) }
+  }
+}
+impl<'a> ::flatbuffers::Follow<'a> for &'a Founder {
+  type Inner = &'a Founder;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { ::flatbuffers::follow_cast_ref::<Founder>(buf, loc) }
+  }
+}
+impl<'b> ::flatbuffers::Push for Founder {
+    type Output = Founder;
+    #[inline]
+    unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+        let src = unsafe { ::core::slice::from_raw_parts(self as *const Founder as *const u8, <Self as ::flatbuffers::Push>::size()) };
+        dst.copy_from_slice(src);
+    }
+    #[inline]
+    fn alignment() -> ::flatbuffers::PushAlignment {
+        ::flatbuffers::PushAlignment::new(8)
+    }
+}
+
+impl<'a> ::flatbuffers::Verifiable for Founder {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.in_buffer::<Self>(pos)
+  }
+}
+
+impl<'a> Founder {
+  #[allow(clippy::too_many_arguments)]
+  pub fn new(
+    node: u64,
+    store: u64,
+  ) -> Self {
+    let mut s = Self([0; 16]);
+    s.set_node(node);
+    s.set_store(store);
+    s
+  }
+
+  pub fn node(&self) -> u64 {
+    let mut mem = ::core::mem::MaybeUninit::<<u64 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[0..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_node(&mut self, x: u64) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[0..].as_mut_ptr(),
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn store(&self) -> u64 {
+    let mut mem = ::core::mem::MaybeUninit::<<u64 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[8..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_store(&mut self, x: u64) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[8..].as_mut_ptr(),
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+}
 
 // struct Entry, aligned to 8
 #[repr(transparent)]
@@ -324,6 +467,165 @@ impl<'a> Entry {
 
 }
 
+// struct SnapshotFile, aligned to 8
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq)]
+pub struct SnapshotFile(pub [u8; 16]);
+impl Default for SnapshotFile { 
+  fn default() -> Self { 
+    Self([0; 16])
+  }
+}
+impl ::core::fmt::Debug for SnapshotFile {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
+    f.debug_struct("SnapshotFile")
+      .field("bytes", &self.bytes())
+      .field("crc32c", &self.crc32c())
+      .field("name_len", &self.name_len())
+      .finish()
+  }
+}
+
+impl ::flatbuffers::SimpleToVerifyInSlice for SnapshotFile {}
+impl<'a> ::flatbuffers::Follow<'a> for SnapshotFile {
+  type Inner = &'a SnapshotFile;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { <&'a SnapshotFile>::follow(buf, loc) }
+  }
+}
+impl<'a> ::flatbuffers::Follow<'a> for &'a SnapshotFile {
+  type Inner = &'a SnapshotFile;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { ::flatbuffers::follow_cast_ref::<SnapshotFile>(buf, loc) }
+  }
+}
+impl<'b> ::flatbuffers::Push for SnapshotFile {
+    type Output = SnapshotFile;
+    #[inline]
+    unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+        let src = unsafe { ::core::slice::from_raw_parts(self as *const SnapshotFile as *const u8, <Self as ::flatbuffers::Push>::size()) };
+        dst.copy_from_slice(src);
+    }
+    #[inline]
+    fn alignment() -> ::flatbuffers::PushAlignment {
+        ::flatbuffers::PushAlignment::new(8)
+    }
+}
+
+impl<'a> ::flatbuffers::Verifiable for SnapshotFile {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.in_buffer::<Self>(pos)
+  }
+}
+
+impl<'a> SnapshotFile {
+  #[allow(clippy::too_many_arguments)]
+  pub fn new(
+    bytes: u64,
+    crc32c: u32,
+    name_len: u32,
+  ) -> Self {
+    let mut s = Self([0; 16]);
+    s.set_bytes(bytes);
+    s.set_crc32c(crc32c);
+    s.set_name_len(name_len);
+    s
+  }
+
+  pub fn bytes(&self) -> u64 {
+    let mut mem = ::core::mem::MaybeUninit::<<u64 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[0..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_bytes(&mut self, x: u64) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[0..].as_mut_ptr(),
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn crc32c(&self) -> u32 {
+    let mut mem = ::core::mem::MaybeUninit::<<u32 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[8..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_crc32c(&mut self, x: u32) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[8..].as_mut_ptr(),
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn name_len(&self) -> u32 {
+    let mut mem = ::core::mem::MaybeUninit::<<u32 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[12..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_name_len(&mut self, x: u32) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[12..].as_mut_ptr(),
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+}
+
 pub enum PeerHelloOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
@@ -345,6 +647,10 @@ impl<'a> PeerHello<'a> {
   pub const VT_CORE: ::flatbuffers::VOffsetT = 8;
   pub const VT_CLUSTER_ID: ::flatbuffers::VOffsetT = 10;
   pub const VT_WANTS_CORE: ::flatbuffers::VOffsetT = 12;
+  pub const VT_PURPOSE: ::flatbuffers::VOffsetT = 14;
+  pub const VT_STORE: ::flatbuffers::VOffsetT = 16;
+  pub const VT_SETTLED: ::flatbuffers::VOffsetT = 18;
+  pub const VT_FOUNDERS: ::flatbuffers::VOffsetT = 20;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -356,11 +662,15 @@ impl<'a> PeerHello<'a> {
     args: &'args PeerHelloArgs<'args>
   ) -> ::flatbuffers::WIPOffset<PeerHello<'bldr>> {
     let mut builder = PeerHelloBuilder::new(_fbb);
+    builder.add_store(args.store);
     builder.add_node(args.node);
+    if let Some(x) = args.founders { builder.add_founders(x); }
     builder.add_wants_core(args.wants_core);
     if let Some(x) = args.cluster_id { builder.add_cluster_id(x); }
     builder.add_core(args.core);
     builder.add_version(args.version);
+    builder.add_settled(args.settled);
+    builder.add_purpose(args.purpose);
     builder.finish()
   }
 
@@ -400,6 +710,34 @@ impl<'a> PeerHello<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<u32>(PeerHello::VT_WANTS_CORE, Some(0)).unwrap()}
   }
+  #[inline]
+  pub fn purpose(&self) -> u8 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u8>(PeerHello::VT_PURPOSE, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn store(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(PeerHello::VT_STORE, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn settled(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(PeerHello::VT_SETTLED, Some(false)).unwrap()}
+  }
+  #[inline]
+  pub fn founders(&self) -> Option<::flatbuffers::Vector<'a, Founder>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, Founder>>>(PeerHello::VT_FOUNDERS, None)}
+  }
 }
 
 impl ::flatbuffers::Verifiable for PeerHello<'_> {
@@ -413,6 +751,10 @@ impl ::flatbuffers::Verifiable for PeerHello<'_> {
      .visit_field::<u32>("core", Self::VT_CORE, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("cluster_id", Self::VT_CLUSTER_ID, true)?
      .visit_field::<u32>("wants_core", Self::VT_WANTS_CORE, false)?
+     .visit_field::<u8>("purpose", Self::VT_PURPOSE, false)?
+     .visit_field::<u64>("store", Self::VT_STORE, false)?
+     .visit_field::<bool>("settled", Self::VT_SETTLED, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, Founder>>>("founders", Self::VT_FOUNDERS, false)?
      .finish();
     Ok(())
   }
@@ -423,6 +765,10 @@ pub struct PeerHelloArgs<'a> {
     pub core: u32,
     pub cluster_id: Option<::flatbuffers::WIPOffset<&'a str>>,
     pub wants_core: u32,
+    pub purpose: u8,
+    pub store: u64,
+    pub settled: bool,
+    pub founders: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, Founder>>>,
 }
 impl<'a> Default for PeerHelloArgs<'a> {
   #[inline]
@@ -433,6 +779,10 @@ impl<'a> Default for PeerHelloArgs<'a> {
       core: 0,
       cluster_id: None, // required field
       wants_core: 0,
+      purpose: 0,
+      store: 0,
+      settled: false,
+      founders: None,
     }
   }
 }
@@ -463,6 +813,22 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> PeerHelloBuilder<'a, 'b, A> {
     self.fbb_.push_slot::<u32>(PeerHello::VT_WANTS_CORE, wants_core, 0);
   }
   #[inline]
+  pub fn add_purpose(&mut self, purpose: u8) {
+    self.fbb_.push_slot::<u8>(PeerHello::VT_PURPOSE, purpose, 0);
+  }
+  #[inline]
+  pub fn add_store(&mut self, store: u64) {
+    self.fbb_.push_slot::<u64>(PeerHello::VT_STORE, store, 0);
+  }
+  #[inline]
+  pub fn add_settled(&mut self, settled: bool) {
+    self.fbb_.push_slot::<bool>(PeerHello::VT_SETTLED, settled, false);
+  }
+  #[inline]
+  pub fn add_founders(&mut self, founders: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , Founder>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(PeerHello::VT_FOUNDERS, founders);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> PeerHelloBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     PeerHelloBuilder {
@@ -486,6 +852,10 @@ impl ::core::fmt::Debug for PeerHello<'_> {
       ds.field("core", &self.core());
       ds.field("cluster_id", &self.cluster_id());
       ds.field("wants_core", &self.wants_core());
+      ds.field("purpose", &self.purpose());
+      ds.field("store", &self.store());
+      ds.field("settled", &self.settled());
+      ds.field("founders", &self.founders());
       ds.finish()
   }
 }
@@ -508,6 +878,9 @@ impl<'a> PeerHelloReply<'a> {
   pub const VT_VERSION: ::flatbuffers::VOffsetT = 4;
   pub const VT_NODE: ::flatbuffers::VOffsetT = 6;
   pub const VT_CORE: ::flatbuffers::VOffsetT = 8;
+  pub const VT_STORE: ::flatbuffers::VOffsetT = 10;
+  pub const VT_SETTLED: ::flatbuffers::VOffsetT = 12;
+  pub const VT_FOUNDERS: ::flatbuffers::VOffsetT = 14;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -516,12 +889,15 @@ impl<'a> PeerHelloReply<'a> {
   #[allow(unused_mut)]
   pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
     _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
-    args: &'args PeerHelloReplyArgs
+    args: &'args PeerHelloReplyArgs<'args>
   ) -> ::flatbuffers::WIPOffset<PeerHelloReply<'bldr>> {
     let mut builder = PeerHelloReplyBuilder::new(_fbb);
+    builder.add_store(args.store);
     builder.add_node(args.node);
+    if let Some(x) = args.founders { builder.add_founders(x); }
     builder.add_core(args.core);
     builder.add_version(args.version);
+    builder.add_settled(args.settled);
     builder.finish()
   }
 
@@ -547,6 +923,27 @@ impl<'a> PeerHelloReply<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<u32>(PeerHelloReply::VT_CORE, Some(0)).unwrap()}
   }
+  #[inline]
+  pub fn store(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(PeerHelloReply::VT_STORE, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn settled(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(PeerHelloReply::VT_SETTLED, Some(false)).unwrap()}
+  }
+  #[inline]
+  pub fn founders(&self) -> Option<::flatbuffers::Vector<'a, Founder>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, Founder>>>(PeerHelloReply::VT_FOUNDERS, None)}
+  }
 }
 
 impl ::flatbuffers::Verifiable for PeerHelloReply<'_> {
@@ -558,22 +955,31 @@ impl ::flatbuffers::Verifiable for PeerHelloReply<'_> {
      .visit_field::<u16>("version", Self::VT_VERSION, false)?
      .visit_field::<u64>("node", Self::VT_NODE, false)?
      .visit_field::<u32>("core", Self::VT_CORE, false)?
+     .visit_field::<u64>("store", Self::VT_STORE, false)?
+     .visit_field::<bool>("settled", Self::VT_SETTLED, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, Founder>>>("founders", Self::VT_FOUNDERS, false)?
      .finish();
     Ok(())
   }
 }
-pub struct PeerHelloReplyArgs {
+pub struct PeerHelloReplyArgs<'a> {
     pub version: u16,
     pub node: u64,
     pub core: u32,
+    pub store: u64,
+    pub settled: bool,
+    pub founders: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, Founder>>>,
 }
-impl<'a> Default for PeerHelloReplyArgs {
+impl<'a> Default for PeerHelloReplyArgs<'a> {
   #[inline]
   fn default() -> Self {
     PeerHelloReplyArgs {
       version: 0,
       node: 0,
       core: 0,
+      store: 0,
+      settled: false,
+      founders: None,
     }
   }
 }
@@ -596,6 +1002,18 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> PeerHelloReplyBuilder<'a, 'b,
     self.fbb_.push_slot::<u32>(PeerHelloReply::VT_CORE, core, 0);
   }
   #[inline]
+  pub fn add_store(&mut self, store: u64) {
+    self.fbb_.push_slot::<u64>(PeerHelloReply::VT_STORE, store, 0);
+  }
+  #[inline]
+  pub fn add_settled(&mut self, settled: bool) {
+    self.fbb_.push_slot::<bool>(PeerHelloReply::VT_SETTLED, settled, false);
+  }
+  #[inline]
+  pub fn add_founders(&mut self, founders: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , Founder>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(PeerHelloReply::VT_FOUNDERS, founders);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> PeerHelloReplyBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     PeerHelloReplyBuilder {
@@ -616,6 +1034,9 @@ impl ::core::fmt::Debug for PeerHelloReply<'_> {
       ds.field("version", &self.version());
       ds.field("node", &self.node());
       ds.field("core", &self.core());
+      ds.field("store", &self.store());
+      ds.field("settled", &self.settled());
+      ds.field("founders", &self.founders());
       ds.finish()
   }
 }
@@ -1974,6 +2395,336 @@ impl ::core::fmt::Debug for TimeoutNow<'_> {
       ds.finish()
   }
 }
+pub enum JoinOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct Join<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Join<'a> {
+  type Inner = Join<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Join<'a> {
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Join { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    _args: &'args JoinArgs
+  ) -> ::flatbuffers::WIPOffset<Join<'bldr>> {
+    let mut builder = JoinBuilder::new(_fbb);
+    builder.finish()
+  }
+
+}
+
+impl ::flatbuffers::Verifiable for Join<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct JoinArgs {
+}
+impl<'a> Default for JoinArgs {
+  #[inline]
+  fn default() -> Self {
+    JoinArgs {
+    }
+  }
+}
+
+pub struct JoinBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> JoinBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> JoinBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    JoinBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Join<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Join<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Join");
+      ds.finish()
+  }
+}
+pub enum InviteOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct Invite<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Invite<'a> {
+  type Inner = Invite<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Invite<'a> {
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Invite { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    _args: &'args InviteArgs
+  ) -> ::flatbuffers::WIPOffset<Invite<'bldr>> {
+    let mut builder = InviteBuilder::new(_fbb);
+    builder.finish()
+  }
+
+}
+
+impl ::flatbuffers::Verifiable for Invite<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct InviteArgs {
+}
+impl<'a> Default for InviteArgs {
+  #[inline]
+  fn default() -> Self {
+    InviteArgs {
+    }
+  }
+}
+
+pub struct InviteBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> InviteBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> InviteBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    InviteBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Invite<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Invite<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Invite");
+      ds.finish()
+  }
+}
+pub enum GoneOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct Gone<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Gone<'a> {
+  type Inner = Gone<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Gone<'a> {
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Gone { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    _args: &'args GoneArgs
+  ) -> ::flatbuffers::WIPOffset<Gone<'bldr>> {
+    let mut builder = GoneBuilder::new(_fbb);
+    builder.finish()
+  }
+
+}
+
+impl ::flatbuffers::Verifiable for Gone<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct GoneArgs {
+}
+impl<'a> Default for GoneArgs {
+  #[inline]
+  fn default() -> Self {
+    GoneArgs {
+    }
+  }
+}
+
+pub struct GoneBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> GoneBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> GoneBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    GoneBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Gone<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Gone<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Gone");
+      ds.finish()
+  }
+}
+pub enum SleepOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct Sleep<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Sleep<'a> {
+  type Inner = Sleep<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Sleep<'a> {
+  pub const VT_COMMIT: ::flatbuffers::VOffsetT = 4;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Sleep { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args SleepArgs
+  ) -> ::flatbuffers::WIPOffset<Sleep<'bldr>> {
+    let mut builder = SleepBuilder::new(_fbb);
+    builder.add_commit(args.commit);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn commit(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Sleep::VT_COMMIT, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Sleep<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u64>("commit", Self::VT_COMMIT, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct SleepArgs {
+    pub commit: u64,
+}
+impl<'a> Default for SleepArgs {
+  #[inline]
+  fn default() -> Self {
+    SleepArgs {
+      commit: 0,
+    }
+  }
+}
+
+pub struct SleepBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> SleepBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_commit(&mut self, commit: u64) {
+    self.fbb_.push_slot::<u64>(Sleep::VT_COMMIT, commit, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> SleepBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    SleepBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Sleep<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Sleep<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Sleep");
+      ds.field("commit", &self.commit());
+      ds.finish()
+  }
+}
 pub enum GroupMessageOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
@@ -2227,6 +2978,62 @@ impl<'a> GroupMessage<'a> {
     }
   }
 
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn body_as_join(&self) -> Option<Join<'a>> {
+    if self.body_type() == Body::Join {
+      let u = self.body();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { Join::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn body_as_invite(&self) -> Option<Invite<'a>> {
+    if self.body_type() == Body::Invite {
+      let u = self.body();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { Invite::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn body_as_gone(&self) -> Option<Gone<'a>> {
+    if self.body_type() == Body::Gone {
+      let u = self.body();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { Gone::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn body_as_sleep(&self) -> Option<Sleep<'a>> {
+    if self.body_type() == Body::Sleep {
+      let u = self.body();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { Sleep::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
 }
 
 impl ::flatbuffers::Verifiable for GroupMessage<'_> {
@@ -2253,6 +3060,10 @@ impl ::flatbuffers::Verifiable for GroupMessage<'_> {
           Body::ReadIndex => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<ReadIndex>>("Body::ReadIndex", pos),
           Body::ReadIndexResponse => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<ReadIndexResponse>>("Body::ReadIndexResponse", pos),
           Body::TimeoutNow => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<TimeoutNow>>("Body::TimeoutNow", pos),
+          Body::Join => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Join>>("Body::Join", pos),
+          Body::Invite => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Invite>>("Body::Invite", pos),
+          Body::Gone => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Gone>>("Body::Gone", pos),
+          Body::Sleep => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Sleep>>("Body::Sleep", pos),
           _ => Ok(()),
         }
      })?
@@ -2420,6 +3231,34 @@ impl ::core::fmt::Debug for GroupMessage<'_> {
             ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
           }
         },
+        Body::Join => {
+          if let Some(x) = self.body_as_join() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        Body::Invite => {
+          if let Some(x) = self.body_as_invite() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        Body::Gone => {
+          if let Some(x) = self.body_as_gone() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        Body::Sleep => {
+          if let Some(x) = self.body_as_sleep() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
         _ => {
           let x: Option<()> = None;
           ds.field("body", &x)
@@ -2522,6 +3361,579 @@ impl ::core::fmt::Debug for Messages<'_> {
   fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
     let mut ds = f.debug_struct("Messages");
       ds.field("messages", &self.messages());
+      ds.finish()
+  }
+}
+pub enum SnapshotHeaderOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct SnapshotHeader<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for SnapshotHeader<'a> {
+  type Inner = SnapshotHeader<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> SnapshotHeader<'a> {
+  pub const VT_SHARD: ::flatbuffers::VOffsetT = 4;
+  pub const VT_FROM: ::flatbuffers::VOffsetT = 6;
+  pub const VT_TO: ::flatbuffers::VOffsetT = 8;
+  pub const VT_TERM: ::flatbuffers::VOffsetT = 10;
+  pub const VT_INDEX: ::flatbuffers::VOffsetT = 12;
+  pub const VT_SNAPSHOT_TERM: ::flatbuffers::VOffsetT = 14;
+  pub const VT_VOTERS: ::flatbuffers::VOffsetT = 16;
+  pub const VT_LEARNERS: ::flatbuffers::VOffsetT = 18;
+  pub const VT_VOTERS_OUTGOING: ::flatbuffers::VOffsetT = 20;
+  pub const VT_FILES: ::flatbuffers::VOffsetT = 22;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    SnapshotHeader { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args SnapshotHeaderArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<SnapshotHeader<'bldr>> {
+    let mut builder = SnapshotHeaderBuilder::new(_fbb);
+    builder.add_snapshot_term(args.snapshot_term);
+    builder.add_index(args.index);
+    builder.add_term(args.term);
+    builder.add_to(args.to);
+    builder.add_from(args.from);
+    if let Some(x) = args.files { builder.add_files(x); }
+    if let Some(x) = args.voters_outgoing { builder.add_voters_outgoing(x); }
+    if let Some(x) = args.learners { builder.add_learners(x); }
+    if let Some(x) = args.voters { builder.add_voters(x); }
+    builder.add_shard(args.shard);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn shard(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(SnapshotHeader::VT_SHARD, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn from(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(SnapshotHeader::VT_FROM, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn to(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(SnapshotHeader::VT_TO, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn term(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(SnapshotHeader::VT_TERM, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn index(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(SnapshotHeader::VT_INDEX, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn snapshot_term(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(SnapshotHeader::VT_SNAPSHOT_TERM, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn voters(&self) -> ::flatbuffers::Vector<'a, u64> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u64>>>(SnapshotHeader::VT_VOTERS, None).unwrap()}
+  }
+  #[inline]
+  pub fn learners(&self) -> Option<::flatbuffers::Vector<'a, u64>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u64>>>(SnapshotHeader::VT_LEARNERS, None)}
+  }
+  #[inline]
+  pub fn voters_outgoing(&self) -> Option<::flatbuffers::Vector<'a, u64>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u64>>>(SnapshotHeader::VT_VOTERS_OUTGOING, None)}
+  }
+  #[inline]
+  pub fn files(&self) -> ::flatbuffers::Vector<'a, SnapshotFile> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, SnapshotFile>>>(SnapshotHeader::VT_FILES, None).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for SnapshotHeader<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u32>("shard", Self::VT_SHARD, false)?
+     .visit_field::<u64>("from", Self::VT_FROM, false)?
+     .visit_field::<u64>("to", Self::VT_TO, false)?
+     .visit_field::<u64>("term", Self::VT_TERM, false)?
+     .visit_field::<u64>("index", Self::VT_INDEX, false)?
+     .visit_field::<u64>("snapshot_term", Self::VT_SNAPSHOT_TERM, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u64>>>("voters", Self::VT_VOTERS, true)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u64>>>("learners", Self::VT_LEARNERS, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u64>>>("voters_outgoing", Self::VT_VOTERS_OUTGOING, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, SnapshotFile>>>("files", Self::VT_FILES, true)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct SnapshotHeaderArgs<'a> {
+    pub shard: u32,
+    pub from: u64,
+    pub to: u64,
+    pub term: u64,
+    pub index: u64,
+    pub snapshot_term: u64,
+    pub voters: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u64>>>,
+    pub learners: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u64>>>,
+    pub voters_outgoing: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u64>>>,
+    pub files: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, SnapshotFile>>>,
+}
+impl<'a> Default for SnapshotHeaderArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    SnapshotHeaderArgs {
+      shard: 0,
+      from: 0,
+      to: 0,
+      term: 0,
+      index: 0,
+      snapshot_term: 0,
+      voters: None, // required field
+      learners: None,
+      voters_outgoing: None,
+      files: None, // required field
+    }
+  }
+}
+
+pub struct SnapshotHeaderBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> SnapshotHeaderBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_shard(&mut self, shard: u32) {
+    self.fbb_.push_slot::<u32>(SnapshotHeader::VT_SHARD, shard, 0);
+  }
+  #[inline]
+  pub fn add_from(&mut self, from: u64) {
+    self.fbb_.push_slot::<u64>(SnapshotHeader::VT_FROM, from, 0);
+  }
+  #[inline]
+  pub fn add_to(&mut self, to: u64) {
+    self.fbb_.push_slot::<u64>(SnapshotHeader::VT_TO, to, 0);
+  }
+  #[inline]
+  pub fn add_term(&mut self, term: u64) {
+    self.fbb_.push_slot::<u64>(SnapshotHeader::VT_TERM, term, 0);
+  }
+  #[inline]
+  pub fn add_index(&mut self, index: u64) {
+    self.fbb_.push_slot::<u64>(SnapshotHeader::VT_INDEX, index, 0);
+  }
+  #[inline]
+  pub fn add_snapshot_term(&mut self, snapshot_term: u64) {
+    self.fbb_.push_slot::<u64>(SnapshotHeader::VT_SNAPSHOT_TERM, snapshot_term, 0);
+  }
+  #[inline]
+  pub fn add_voters(&mut self, voters: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u64>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(SnapshotHeader::VT_VOTERS, voters);
+  }
+  #[inline]
+  pub fn add_learners(&mut self, learners: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u64>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(SnapshotHeader::VT_LEARNERS, learners);
+  }
+  #[inline]
+  pub fn add_voters_outgoing(&mut self, voters_outgoing: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u64>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(SnapshotHeader::VT_VOTERS_OUTGOING, voters_outgoing);
+  }
+  #[inline]
+  pub fn add_files(&mut self, files: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , SnapshotFile>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(SnapshotHeader::VT_FILES, files);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> SnapshotHeaderBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    SnapshotHeaderBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<SnapshotHeader<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, SnapshotHeader::VT_VOTERS,"voters");
+    self.fbb_.required(o, SnapshotHeader::VT_FILES,"files");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for SnapshotHeader<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("SnapshotHeader");
+      ds.field("shard", &self.shard());
+      ds.field("from", &self.from());
+      ds.field("to", &self.to());
+      ds.field("term", &self.term());
+      ds.field("index", &self.index());
+      ds.field("snapshot_term", &self.snapshot_term());
+      ds.field("voters", &self.voters());
+      ds.field("learners", &self.learners());
+      ds.field("voters_outgoing", &self.voters_outgoing());
+      ds.field("files", &self.files());
+      ds.finish()
+  }
+}
+pub enum SnapshotAnswerOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct SnapshotAnswer<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for SnapshotAnswer<'a> {
+  type Inner = SnapshotAnswer<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> SnapshotAnswer<'a> {
+  pub const VT_HAVE: ::flatbuffers::VOffsetT = 4;
+  pub const VT_REFUSAL: ::flatbuffers::VOffsetT = 6;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    SnapshotAnswer { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args SnapshotAnswerArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<SnapshotAnswer<'bldr>> {
+    let mut builder = SnapshotAnswerBuilder::new(_fbb);
+    if let Some(x) = args.refusal { builder.add_refusal(x); }
+    if let Some(x) = args.have { builder.add_have(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn have(&self) -> Option<::flatbuffers::Vector<'a, u64>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u64>>>(SnapshotAnswer::VT_HAVE, None)}
+  }
+  #[inline]
+  pub fn refusal(&self) -> Option<&'a str> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(SnapshotAnswer::VT_REFUSAL, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for SnapshotAnswer<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u64>>>("have", Self::VT_HAVE, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("refusal", Self::VT_REFUSAL, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct SnapshotAnswerArgs<'a> {
+    pub have: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u64>>>,
+    pub refusal: Option<::flatbuffers::WIPOffset<&'a str>>,
+}
+impl<'a> Default for SnapshotAnswerArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    SnapshotAnswerArgs {
+      have: None,
+      refusal: None,
+    }
+  }
+}
+
+pub struct SnapshotAnswerBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> SnapshotAnswerBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_have(&mut self, have: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u64>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(SnapshotAnswer::VT_HAVE, have);
+  }
+  #[inline]
+  pub fn add_refusal(&mut self, refusal: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(SnapshotAnswer::VT_REFUSAL, refusal);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> SnapshotAnswerBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    SnapshotAnswerBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<SnapshotAnswer<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for SnapshotAnswer<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("SnapshotAnswer");
+      ds.field("have", &self.have());
+      ds.field("refusal", &self.refusal());
+      ds.finish()
+  }
+}
+pub enum SnapshotChunkOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct SnapshotChunk<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for SnapshotChunk<'a> {
+  type Inner = SnapshotChunk<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> SnapshotChunk<'a> {
+  pub const VT_FILE: ::flatbuffers::VOffsetT = 4;
+  pub const VT_OFFSET: ::flatbuffers::VOffsetT = 6;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    SnapshotChunk { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args SnapshotChunkArgs
+  ) -> ::flatbuffers::WIPOffset<SnapshotChunk<'bldr>> {
+    let mut builder = SnapshotChunkBuilder::new(_fbb);
+    builder.add_offset(args.offset);
+    builder.add_file(args.file);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn file(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(SnapshotChunk::VT_FILE, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn offset(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(SnapshotChunk::VT_OFFSET, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for SnapshotChunk<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u32>("file", Self::VT_FILE, false)?
+     .visit_field::<u64>("offset", Self::VT_OFFSET, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct SnapshotChunkArgs {
+    pub file: u32,
+    pub offset: u64,
+}
+impl<'a> Default for SnapshotChunkArgs {
+  #[inline]
+  fn default() -> Self {
+    SnapshotChunkArgs {
+      file: 0,
+      offset: 0,
+    }
+  }
+}
+
+pub struct SnapshotChunkBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> SnapshotChunkBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_file(&mut self, file: u32) {
+    self.fbb_.push_slot::<u32>(SnapshotChunk::VT_FILE, file, 0);
+  }
+  #[inline]
+  pub fn add_offset(&mut self, offset: u64) {
+    self.fbb_.push_slot::<u64>(SnapshotChunk::VT_OFFSET, offset, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> SnapshotChunkBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    SnapshotChunkBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<SnapshotChunk<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for SnapshotChunk<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("SnapshotChunk");
+      ds.field("file", &self.file());
+      ds.field("offset", &self.offset());
+      ds.finish()
+  }
+}
+pub enum SnapshotEndOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct SnapshotEnd<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for SnapshotEnd<'a> {
+  type Inner = SnapshotEnd<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> SnapshotEnd<'a> {
+  pub const VT_ERROR: ::flatbuffers::VOffsetT = 4;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    SnapshotEnd { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args SnapshotEndArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<SnapshotEnd<'bldr>> {
+    let mut builder = SnapshotEndBuilder::new(_fbb);
+    if let Some(x) = args.error { builder.add_error(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn error(&self) -> Option<&'a str> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(SnapshotEnd::VT_ERROR, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for SnapshotEnd<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("error", Self::VT_ERROR, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct SnapshotEndArgs<'a> {
+    pub error: Option<::flatbuffers::WIPOffset<&'a str>>,
+}
+impl<'a> Default for SnapshotEndArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    SnapshotEndArgs {
+      error: None,
+    }
+  }
+}
+
+pub struct SnapshotEndBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> SnapshotEndBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_error(&mut self, error: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(SnapshotEnd::VT_ERROR, error);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> SnapshotEndBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    SnapshotEndBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<SnapshotEnd<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for SnapshotEnd<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("SnapshotEnd");
+      ds.field("error", &self.error());
       ds.finish()
   }
 }

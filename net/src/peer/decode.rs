@@ -1,10 +1,14 @@
 //! Frames of the peer door to plain types. Pure, and safe on any input.
 
-use super::{AppendResult, GroupBody, GroupMessage, PeerEntry, PeerHello, PeerHelloReply};
+use super::{
+    AppendResult, FOUNDERS_MAX, Founder, GroupBody, GroupMessage, PeerEntry, PeerHello, PeerHelloReply,
+    Purpose, StoreInfo,
+};
 use crate::frame::{Frame, FrameKind};
 use crate::generated::peer_generated as wire;
 use crate::protocol::DecodeError;
 use crate::protocol::{Payload, expect_kind, verified};
+use std::collections::HashSet;
 
 /// Reads a [`PeerHello`].
 ///
@@ -20,6 +24,8 @@ pub fn decode_peer_hello(frame: &Frame) -> Result<PeerHello, DecodeError> {
         core: hello.core(),
         cluster_id: hello.cluster_id().to_owned(),
         wants_core: hello.wants_core(),
+        purpose: purpose(hello.purpose())?,
+        store: store_info(hello.store(), hello.settled(), hello.founders())?,
     })
 }
 
@@ -31,7 +37,39 @@ pub fn decode_peer_hello_reply(frame: &Frame) -> Result<PeerHelloReply, DecodeEr
     expect_kind(frame, FrameKind::PeerHelloReply)?;
     let reply = verified::<wire::PeerHelloReply<'_>>(&frame.meta)?;
     Payload::new(frame.payload.clone()).finish()?;
-    Ok(PeerHelloReply { version: reply.version(), node: reply.node(), core: reply.core() })
+    Ok(PeerHelloReply {
+        version: reply.version(),
+        node: reply.node(),
+        core: reply.core(),
+        store: store_info(reply.store(), reply.settled(), reply.founders())?,
+    })
+}
+
+fn purpose(code: u8) -> Result<Purpose, DecodeError> {
+    match code {
+        0 => Ok(Purpose::Messages),
+        1 => Ok(Purpose::Snapshot),
+        2 => Ok(Purpose::Identity),
+        other => Err(DecodeError::UnknownVariant { what: "purpose", code: u64::from(other) }),
+    }
+}
+
+fn store_info(
+    store: u64,
+    settled: bool,
+    list: Option<flatbuffers::Vector<'_, wire::Founder>>,
+) -> Result<StoreInfo, DecodeError> {
+    let list = list.unwrap_or_default();
+    if list.len() > FOUNDERS_MAX {
+        return Err(DecodeError::Inconsistent { why: "too many founders" });
+    }
+    let founders: Vec<Founder> =
+        list.iter().map(|it| Founder { node: it.node(), store: it.store() }).collect();
+    let nodes: HashSet<u64> = founders.iter().map(|founder| founder.node).collect();
+    if nodes.len() < founders.len() {
+        return Err(DecodeError::Inconsistent { why: "a founder named twice" });
+    }
+    Ok(StoreInfo { store, settled, founders })
 }
 
 /// Appends the messages of a frame to `messages`, in the order they were sent; entry data are slices of
@@ -100,6 +138,9 @@ fn body(message: &wire::GroupMessage<'_>, payload: &mut Payload) -> Result<Group
     if let Some(it) = message.body_as_read_index_response() {
         return Ok(GroupBody::ReadIndexResponse { context: it.context(), index: it.index() });
     }
+    if let Some(it) = message.body_as_sleep() {
+        return Ok(GroupBody::Sleep { commit: it.commit() });
+    }
     election_body(message)
 }
 
@@ -122,6 +163,9 @@ fn election_body(message: &wire::GroupMessage<'_>) -> Result<GroupBody, DecodeEr
     }
     match message.body_type() {
         wire::Body::TimeoutNow => Ok(GroupBody::TimeoutNow),
+        wire::Body::Join => Ok(GroupBody::Join),
+        wire::Body::Invite => Ok(GroupBody::Invite),
+        wire::Body::Gone => Ok(GroupBody::Gone),
         other => Err(DecodeError::UnknownVariant { what: "message", code: u64::from(other.0) }),
     }
 }

@@ -1,6 +1,8 @@
 //! Peer messages to frames: many messages a frame, entry data copied once.
 
-use super::{AppendResult, GroupBody, GroupMessage, PeerEntry, PeerHello, PeerHelloReply};
+use super::{
+    AppendResult, GroupBody, GroupMessage, PeerEntry, PeerHello, PeerHelloReply, Purpose, StoreInfo,
+};
 use crate::frame::{FrameKind, FrameTooLong, FrameWriter};
 use crate::generated::peer_generated as wire;
 use crate::protocol::{Builder, piece_len};
@@ -28,7 +30,7 @@ pub enum PeerEncodeError {
 
 /// Encodes messages of the peer door as frames. Keep one per connection: its buffers are reused.
 pub struct PeerEncoder {
-    builder: Builder,
+    pub(super) builder: Builder,
     offsets: Vec<WIPOffset<wire::GroupMessage<'static>>>,
     frame_bytes_target: usize,
     frame_bytes_max: u32,
@@ -59,6 +61,10 @@ impl PeerEncoder {
             core: hello.core,
             cluster_id: Some(self.builder.create_string(&hello.cluster_id)),
             wants_core: hello.wants_core,
+            purpose: purpose(hello.purpose),
+            store: hello.store.store,
+            settled: hello.store.settled,
+            founders: founders(&mut self.builder, &hello.store),
         };
         let root = wire::PeerHello::create(&mut self.builder, &args);
         self.seal_bare(root, FrameKind::PeerHello, out)
@@ -70,7 +76,14 @@ impl PeerEncoder {
     /// [`FrameTooLong`]; nothing was appended.
     pub fn hello_reply(&mut self, reply: &PeerHelloReply, out: &mut BytesMut) -> Result<(), FrameTooLong> {
         self.builder.reset();
-        let args = wire::PeerHelloReplyArgs { version: reply.version, node: reply.node, core: reply.core };
+        let args = wire::PeerHelloReplyArgs {
+            version: reply.version,
+            node: reply.node,
+            core: reply.core,
+            store: reply.store.store,
+            settled: reply.store.settled,
+            founders: founders(&mut self.builder, &reply.store),
+        };
         let root = wire::PeerHelloReply::create(&mut self.builder, &args);
         self.seal_bare(root, FrameKind::PeerHelloReply, out)
     }
@@ -145,11 +158,46 @@ impl PeerEncoder {
         kind: FrameKind,
         out: &mut BytesMut,
     ) -> Result<(), FrameTooLong> {
+        self.seal(root, kind, &[], out)
+    }
+
+    /// Finishes a frame of the metadata `root` and the `pieces` of its payload.
+    pub(super) fn seal<T>(
+        &mut self,
+        root: WIPOffset<T>,
+        kind: FrameKind,
+        pieces: &[&[u8]],
+        out: &mut BytesMut,
+    ) -> Result<(), FrameTooLong> {
         self.builder.finish(root, None);
         let meta = self.builder.finished_data();
-        FrameWriter::begin(out, kind, RequestId(0), meta, 0, self.frame_bytes_max)?.finish();
+        let payload_bytes = pieces.iter().map(|piece| piece.len()).sum();
+        let mut frame =
+            FrameWriter::begin(out, kind, RequestId(0), meta, payload_bytes, self.frame_bytes_max)?;
+        for piece in pieces {
+            frame.put(piece);
+        }
+        frame.finish();
         Ok(())
     }
+}
+
+fn purpose(purpose: Purpose) -> u8 {
+    match purpose {
+        Purpose::Messages => 0,
+        Purpose::Snapshot => 1,
+        Purpose::Identity => 2,
+    }
+}
+
+type Founders = WIPOffset<flatbuffers::Vector<'static, wire::Founder>>;
+
+fn founders(builder: &mut Builder, store: &StoreInfo) -> Option<Founders> {
+    if store.founders.is_empty() {
+        return None;
+    }
+    let founders = store.founders.iter().map(|it| wire::Founder::new(it.node, it.store));
+    Some(builder.create_vector_from_iter(founders))
 }
 
 fn entries(message: &GroupMessage) -> &[PeerEntry] {
@@ -220,6 +268,14 @@ fn body(builder: &mut Builder, body: &GroupBody) -> (wire::Body, WIPOffset<Union
         GroupBody::TimeoutNow => {
             let it = wire::TimeoutNow::create(builder, &wire::TimeoutNowArgs {});
             (Body::TimeoutNow, it.as_union_value())
+        }
+        GroupBody::Join => (Body::Join, wire::Join::create(builder, &wire::JoinArgs {}).as_union_value()),
+        GroupBody::Invite => {
+            (Body::Invite, wire::Invite::create(builder, &wire::InviteArgs {}).as_union_value())
+        }
+        GroupBody::Gone => (Body::Gone, wire::Gone::create(builder, &wire::GoneArgs {}).as_union_value()),
+        GroupBody::Sleep { commit } => {
+            (Body::Sleep, wire::Sleep::create(builder, &wire::SleepArgs { commit }).as_union_value())
         }
     }
 }

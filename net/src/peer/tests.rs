@@ -69,6 +69,10 @@ fn bodies() -> impl Strategy<Value = GroupBody> {
         (any::<u64>(), option::of(any::<u64>()))
             .prop_map(|(context, index)| GroupBody::ReadIndexResponse { context, index }),
         Just(GroupBody::TimeoutNow),
+        Just(GroupBody::Join),
+        Just(GroupBody::Invite),
+        Just(GroupBody::Gone),
+        any::<u64>().prop_map(|commit| GroupBody::Sleep { commit }),
     ]
 }
 
@@ -111,14 +115,52 @@ proptest! {
 fn hellos_round_trip() {
     let mut encoder = PeerEncoder::new(usize::MAX, u32::MAX);
     let mut out = BytesMut::new();
-    let hello = PeerHello { version: 1, node: 2, core: 3, cluster_id: "local".into(), wants_core: 4 };
-    let reply = PeerHelloReply { version: 1, node: 5, core: 4 };
+    let founders = vec![Founder { node: 2, store: 77 }, Founder { node: 5, store: u64::MAX }];
+    let hello = PeerHello {
+        version: PEER_VERSION,
+        node: 2,
+        core: 3,
+        cluster_id: "local".into(),
+        wants_core: 4,
+        purpose: Purpose::Identity,
+        store: StoreInfo { store: 77, settled: false, founders: Vec::new() },
+    };
+    let store = StoreInfo { store: u64::MAX, settled: true, founders };
+    let reply = PeerHelloReply { version: PEER_VERSION, node: 5, core: 4, store };
     encoder.hello(&hello, &mut out).unwrap();
     encoder.hello_reply(&reply, &mut out).unwrap();
     let frames = frames(&out);
     assert_eq!(decode_peer_hello(&frames[0]), Ok(hello));
     assert_eq!(decode_peer_hello_reply(&frames[1]), Ok(reply));
     assert!(matches!(decode_peer_hello(&frames[1]), Err(DecodeError::WrongKind { .. })));
+}
+
+/// A hello as another program could make it.
+fn hello_frame(purpose: u8, founders: &[wire::Founder]) -> Frame {
+    let mut builder = flatbuffers::FlatBufferBuilder::new();
+    let args = wire::PeerHelloArgs {
+        cluster_id: Some(builder.create_string("local")),
+        purpose,
+        founders: Some(builder.create_vector(founders)),
+        ..wire::PeerHelloArgs::default()
+    };
+    let root = wire::PeerHello::create(&mut builder, &args);
+    builder.finish(root, None);
+    let meta = Bytes::copy_from_slice(builder.finished_data());
+    Frame { kind: FrameKind::PeerHello, id: RequestId(0), meta, payload: Bytes::new() }
+}
+
+#[test]
+fn senseless_hellos_are_refused() {
+    let founder = |node: usize| wire::Founder::new(u64::try_from(node).unwrap(), 1);
+    let all: Vec<_> = (0..=FOUNDERS_MAX).map(founder).collect();
+    assert!(decode_peer_hello(&hello_frame(0, &all[..FOUNDERS_MAX])).is_ok());
+    let inconsistent = |why| Err(DecodeError::Inconsistent { why });
+    assert_eq!(decode_peer_hello(&hello_frame(0, &all)), inconsistent("too many founders"));
+    let twice = [founder(1), founder(2), founder(1)];
+    assert_eq!(decode_peer_hello(&hello_frame(0, &twice)), inconsistent("a founder named twice"));
+    let unknown = DecodeError::UnknownVariant { what: "purpose", code: 3 };
+    assert_eq!(decode_peer_hello(&hello_frame(3, &[])), Err(unknown));
 }
 
 #[test]

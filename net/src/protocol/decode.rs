@@ -37,6 +37,7 @@ pub fn decode_hello_reply(frame: &Frame) -> Result<HelloReply, DecodeError> {
         core: reply.core(),
         key_bytes_max: reply.key_bytes_max(),
         value_bytes_max: reply.value_bytes_max(),
+        frame_bytes_max: reply.frame_bytes_max(),
         map: cluster_map(&reply.map())?,
     })
 }

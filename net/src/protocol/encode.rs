@@ -91,6 +91,7 @@ impl Encoder {
             core: reply.core,
             key_bytes_max: reply.key_bytes_max,
             value_bytes_max: reply.value_bytes_max,
+            frame_bytes_max: reply.frame_bytes_max,
             map: Some(map),
         };
         let root = wire::HelloReply::create(&mut self.builder, &args);

@@ -157,6 +157,7 @@ proptest! {
     #[test]
     fn hellos_and_errors_round_trip(
         version: u16, core in option::of(any::<u32>()), map in maps(), code in 1u16..9, message in ".{0,30}",
+        frame_bytes_max in option::of(any::<u32>()),
     ) {
         let mut encoder = Encoder::new(u32::MAX);
         let mut out = BytesMut::new();
@@ -165,7 +166,7 @@ proptest! {
         prop_assert_eq!(decode_client_hello(&decode_one(&out)), Ok(hello));
         out.clear();
         let reply =
-            HelloReply { version, node: 4, core: 1, key_bytes_max: 10, value_bytes_max: 20, map };
+            HelloReply { version, node: 4, core: 1, key_bytes_max: 10, value_bytes_max: 20, frame_bytes_max, map };
         encoder.hello_reply(&reply, &mut out).unwrap();
         prop_assert_eq!(decode_hello_reply(&decode_one(&out)), Ok(reply));
         out.clear();

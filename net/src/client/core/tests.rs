@@ -37,7 +37,15 @@ pub(super) fn config() -> ClientConfig {
 }
 
 pub(super) fn hello(node: u64, map: ClusterMap) -> HelloReply {
-    HelloReply { version: PROTOCOL_VERSION, node, core: 0, key_bytes_max: 100, value_bytes_max: 1000, map }
+    HelloReply {
+        version: PROTOCOL_VERSION,
+        node,
+        core: 0,
+        key_bytes_max: 100,
+        value_bytes_max: 1000,
+        frame_bytes_max: None,
+        map,
+    }
 }
 
 fn put(key: &'static str) -> Op {
