@@ -12,7 +12,7 @@
 //! facts at the time of writing: records below `flushed` were durable, records below `oldest` needless.
 
 use crate::record::Record;
-use crate::segment::{FORMAT_VERSION, SegmentSeed};
+use crate::segment::{FORMAT_VERSION, SegmentSeed, is_read};
 use crate::types::{BLOCK, BLOCK_BYTES, BatchId, Lsn, SegmentId};
 use crate::width::{get_u16, get_u32, get_u64, put_u16, put_u32, put_u64, to_u64, to_usize};
 
@@ -101,7 +101,7 @@ impl BatchHeader {
         };
         let padded = padded_len(BATCH_HEADER_BYTES + to_usize(header.records_bytes));
         if header.segment != segment
-            || get_u16(bytes, 4) != FORMAT_VERSION
+            || !is_read(get_u16(bytes, 4))
             || get_u16(bytes, 6) != 0
             || padded != to_usize(header.len_bytes)
         {

@@ -74,13 +74,15 @@ pub enum RecoveryError {
         core: u16,
     },
     /// The file was written by an incompatible release: open it with that release.
-    #[error("{file}: format version {found}, this release reads version {supported}: use a matching release")]
+    #[error(
+        "{file}: format version {found}, this release reads up to version {supported}: use a matching release"
+    )]
     Version {
         /// Name of the segment file inside the WAL's folder.
         file: String,
         /// Version in the file.
         found: u16,
-        /// Version this code reads and writes.
+        /// Newest version this code reads.
         supported: u16,
     },
     /// The configuration itself is wrong.

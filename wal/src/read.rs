@@ -127,6 +127,12 @@ impl Wal {
         }
     }
 
+    /// Bytes that the stream's entries since its compaction point take in the log, those still queued included;
+    /// 0 for an unknown stream.
+    pub fn stream_bytes(&self, stream: StreamId) -> u64 {
+        self.streams.get(&stream).map_or(0, |log| log.bytes())
+    }
+
     /// The state last set; `None` if none ever was.
     pub fn state(&self, stream: StreamId) -> Option<StreamState> {
         self.streams.get(&stream)?.state()

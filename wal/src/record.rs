@@ -10,6 +10,7 @@
 //! state      term       vote   commit u64
 //! compact    index      term
 //! remove     0          0
+//! reset      index      term
 //! ```
 //!
 //! `sequence` counts the records of one stream from 0 (wrapping), so that recovery can prove, after
@@ -31,6 +32,7 @@ const TRUNCATE: u8 = 2;
 const STATE: u8 = 3;
 const COMPACT: u8 = 4;
 const REMOVE: u8 = 5;
+const RESET: u8 = 6;
 
 /// What a record does to its stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,6 +55,13 @@ pub enum Change {
     },
     /// Forgets the stream.
     Remove,
+    /// Drops all entries, whatever their indexes: the stream goes on after `index`.
+    Reset {
+        /// The index before the next entry.
+        index: u64,
+        /// Term of the entry at that index.
+        term: u64,
+    },
 }
 
 /// A change and the stream it belongs to.
@@ -69,7 +78,7 @@ impl Record {
         let payload = match &self.change {
             Change::Append(entry) => entry.payload.len(),
             Change::State(_) => COMMIT_BYTES,
-            Change::Truncate { .. } | Change::Compact { .. } | Change::Remove => 0,
+            Change::Truncate { .. } | Change::Compact { .. } | Change::Remove | Change::Reset { .. } => 0,
         };
         RECORD_HEADER_BYTES + payload
     }
@@ -86,6 +95,7 @@ impl Record {
             }
             Change::Compact { index, term } => (COMPACT, 0, *index, *term, &[]),
             Change::Remove => (REMOVE, 0, 0, 0, &[]),
+            Change::Reset { index, term } => (RESET, 0, *index, *term, &[]),
         };
         let len = RECORD_HEADER_BYTES + payload.len();
         let buf = &mut buf[..len];
@@ -144,7 +154,7 @@ impl<'a> RecordView<'a> {
         let payload_fits = match view.kind {
             APPEND => true,
             STATE => view.payload.len() == COMMIT_BYTES,
-            TRUNCATE | COMPACT | REMOVE => view.payload.is_empty(),
+            TRUNCATE | COMPACT | REMOVE | RESET => view.payload.is_empty(),
             _ => return Err("a record is of an unknown kind"),
         };
         if !payload_fits || get_u16(bytes, 10) != 0 {
@@ -178,6 +188,7 @@ impl<'a> RecordView<'a> {
             }
             COMPACT => Change::Compact { index: self.a, term: self.b },
             REMOVE => Change::Remove,
+            RESET => Change::Reset { index: self.a, term: self.b },
             other => unreachable!("parse() refuses kind {other}"),
         }
     }
@@ -201,6 +212,7 @@ mod tests {
             Change::State(StreamState { term: 9, vote: 2, commit: 6 }),
             Change::Compact { index: 5, term: 3 },
             Change::Remove,
+            Change::Reset { index: 8, term: 4 },
         ]
     }
 

@@ -12,8 +12,19 @@
 use crate::types::{BLOCK, BLOCK_BYTES, SegmentId};
 use crate::width::{get_u16, get_u32, get_u64, put_u16, put_u32, put_u64};
 
-/// Version of segments, batches and records; a reader refuses any other.
-pub const FORMAT_VERSION: u16 = 1;
+/// Version of segments, batches and records as they are written.
+///
+/// 2 added the record `reset`. A release that knows less must refuse the log instead of taking what it does
+/// not know for damage.
+pub const FORMAT_VERSION: u16 = 2;
+
+/// The oldest version that is still read.
+pub const FORMAT_VERSION_OLDEST: u16 = 1;
+
+/// Whether this release reads that version.
+pub(crate) fn is_read(version: u16) -> bool {
+    (FORMAT_VERSION_OLDEST..=FORMAT_VERSION).contains(&version)
+}
 
 const MAGIC: &[u8; 8] = b"RKVWALSG";
 const CRC_AT: usize = 48;
@@ -67,7 +78,7 @@ impl SegmentHeader {
             return Err(SegmentHeaderError::Damaged);
         }
         let version = get_u16(block, 8);
-        if version != FORMAT_VERSION {
+        if !is_read(version) {
             return Err(SegmentHeaderError::Version(version));
         }
         let header = Self {
@@ -156,6 +167,17 @@ mod tests {
         let crc = crc32c::crc32c(&block[..CRC_AT]);
         put_u32(&mut block, CRC_AT, crc);
         assert_eq!(SegmentHeader::decode(&block), Err(SegmentHeaderError::Version(FORMAT_VERSION + 1)));
+    }
+
+    #[test]
+    fn older_versions_are_read() {
+        for version in FORMAT_VERSION_OLDEST..=FORMAT_VERSION {
+            let mut block = header().encode();
+            put_u16(&mut block, 8, version);
+            let crc = crc32c::crc32c(&block[..CRC_AT]);
+            put_u32(&mut block, CRC_AT, crc);
+            assert_eq!(SegmentHeader::decode(&block), Ok(header()));
+        }
     }
 
     #[test]

@@ -17,6 +17,7 @@
 //! with `append 51` of a newer term: then what does not follow is replaced, and the base was right.
 
 use std::collections::VecDeque;
+use std::ops::RangeBounds;
 
 use crate::ledger::Ledger;
 use crate::types::{Entry, Lsn, SegmentId, StreamState};
@@ -119,6 +120,8 @@ pub(crate) struct StreamLog {
     /// Recovery met the stream in the middle of its life: its base may jump while no entry is held.
     mid_life: bool,
     locations: VecDeque<Location>,
+    /// Bytes of the entries' records.
+    bytes: u64,
     terms: VecDeque<TermRun>,
     state: Option<StreamState>,
     pub(crate) state_pin: Pin,
@@ -137,6 +140,7 @@ impl StreamLog {
             recorded_base: None,
             mid_life: false,
             locations: VecDeque::new(),
+            bytes: 0,
             terms: VecDeque::new(),
             state: None,
             state_pin: Pin::Nowhere,
@@ -177,6 +181,11 @@ impl StreamLog {
 
     pub(crate) fn state(&self) -> Option<StreamState> {
         self.state
+    }
+
+    /// Bytes of the records of all entries not dropped, on disk or on their way there.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     pub(crate) fn last_index(&self) -> u64 {
@@ -226,6 +235,7 @@ impl StreamLog {
         if let Some(segment) = location.segment() {
             ledger.add_entry(segment);
         }
+        self.bytes += u64::from(location.len());
         self.locations.push_back(location);
     }
 
@@ -233,7 +243,7 @@ impl StreamLog {
     /// removed, in any order.
     pub(crate) fn truncate(&mut self, from_index: u64, ledger: &mut Ledger) -> Vec<CachedEntry> {
         if self.floating && from_index <= self.base_index {
-            release(self.locations.drain(..), ledger);
+            self.release_entries(.., ledger);
             self.terms.clear();
             self.base_index = from_index.saturating_sub(1);
             if let Some((index, term)) = self.recorded_base.filter(|(index, _)| *index >= self.base_index) {
@@ -247,7 +257,7 @@ impl StreamLog {
             return Vec::new();
         }
         let dropped = self.locations.len() - keep;
-        release(self.locations.drain(keep..), ledger);
+        self.release_entries(keep.., ledger);
         while self.terms.back().is_some_and(|run| run.first_index >= from_index) {
             self.terms.pop_back();
         }
@@ -265,7 +275,7 @@ impl StreamLog {
         let uncached_before = self.locations.len() - self.cached.len();
         let held = index - self.base_index;
         let dropped = usize::try_from(held).unwrap_or(usize::MAX).min(self.locations.len());
-        release(self.locations.drain(..dropped), ledger);
+        self.release_entries(..dropped, ledger);
         let cached_dropped = dropped.saturating_sub(uncached_before);
         let rest = self.cached.split_off(cached_dropped);
         let gone = std::mem::replace(&mut self.cached, rest);
@@ -281,6 +291,17 @@ impl StreamLog {
         self.base_term = term;
         self.floating = false;
         gone.into()
+    }
+
+    /// Drops all entries and goes on after `index`, wherever that lies. Answers the cached entries dropped.
+    pub(crate) fn reset(&mut self, index: u64, term: u64, ledger: &mut Ledger) -> Vec<CachedEntry> {
+        self.release_entries(.., ledger);
+        self.terms.clear();
+        (self.base_index, self.base_term) = (index, term);
+        self.recorded_base = Some((index, term));
+        // Whatever older records said does not matter any more: nothing about the entries is a guess.
+        (self.floating, self.mid_life) = (false, false);
+        std::mem::take(&mut self.cached).into()
     }
 
     pub(crate) fn set_state(&mut self, state: StreamState) {
@@ -312,9 +333,16 @@ impl StreamLog {
         }
     }
 
+    /// Drops the locations of a range of entries, counted from the first.
+    fn release_entries(&mut self, range: impl RangeBounds<usize>, ledger: &mut Ledger) {
+        let bytes = &mut self.bytes;
+        let gone = self.locations.drain(range).inspect(|location| *bytes -= u64::from(location.len()));
+        release(gone, ledger);
+    }
+
     /// Gives back everything the stream holds, before it is forgotten.
     pub(crate) fn release(&mut self, ledger: &mut Ledger) {
-        release(self.locations.drain(..), ledger);
+        self.release_entries(.., ledger);
         self.terms.clear();
         self.state_pin.set(Pin::Nowhere, ledger);
         self.base_pin.set(Pin::Nowhere, ledger);
@@ -338,6 +366,7 @@ impl StreamLog {
             assert_eq!(Some(cached.entry.term), self.term(cached.entry.index));
         }
         assert_eq!(self.terms.is_empty(), self.locations.is_empty());
+        assert_eq!(self.bytes, self.locations.iter().map(|location| u64::from(location.len)).sum::<u64>());
         if let Some(run) = self.terms.front() {
             assert_eq!(run.first_index, self.base_index + 1, "runs start with the entries");
         }

@@ -201,6 +201,19 @@ impl Wal {
         self.maintained()
     }
 
+    /// Drops all entries of a stream, wherever they lie, and goes on after `index`, whose term is `term`: what
+    /// [`compact_to`](Self::compact_to) does only to entries at or below `index`. For a state machine that came
+    /// from elsewhere (an installed snapshot), with which the entries may have nothing in common. The
+    /// stream's state stays; an unknown stream is created.
+    pub fn reset(&mut self, stream: StreamId, index: u64, term: u64) -> Lsn {
+        let lsn = self.queue_record(stream, Change::Reset { index, term });
+        let log = self.streams.get_mut(&stream).expect("queueing a record creates its stream");
+        let gone = log.reset(index, term, &mut self.ledger);
+        log.pin_base(Pin::Queued(lsn), &mut self.ledger);
+        self.cache.forget(&gone);
+        self.maintained()
+    }
+
     /// Forgets a stream. Nothing happens if it is unknown.
     pub fn remove(&mut self, stream: StreamId) -> Lsn {
         if !self.streams.contains_key(&stream) {

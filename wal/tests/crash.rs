@@ -38,6 +38,33 @@ fn three_under_way(seed: u64) -> Node {
     node
 }
 
+/// The same, the batches under way being those of replicas that are replaced: stream 1 goes on from a snapshot that
+/// lies behind its log, stream 2 makes way for its successor, stream 3 begins with a snapshot.
+fn resets_under_way(seed: u64) -> Node {
+    let mut node = Node::new(tiny(6 * BLOCK), seed);
+    node.settle();
+    for index in 1..4 {
+        node.give(1, append(1, index, 700));
+        node.give(2, append(2, index, 700));
+    }
+    node.give(2, state(4));
+    node.settle();
+    node.give(1, Command::Reset { index: 2, term: 5 });
+    let entry = Entry { index: 3, term: 5, kind: 0, payload: payload(StreamId(1), 3, 5, 5000) };
+    node.give(1, Command::Append(entry));
+    let successor = 77 << 20 | 2;
+    node.give(successor, Command::Reset { index: 0, term: 0 });
+    node.give(2, Command::Remove);
+    node.give(successor, append(successor, 1, 5500));
+    node.give(3, Command::Reset { index: 900, term: 8 });
+    node.give(1, Command::Reset { index: 950, term: 9 });
+    node.give(1, state(9));
+    node.give(3, append(3, 901, 4500));
+    node.start();
+    assert_eq!(node.wal.inflight(), 3);
+    node
+}
+
 fn restarted(node: &Node, landing: impl FnMut(BatchId, usize) -> Landing) -> Lsn {
     let mut disk = node.disk.clone();
     disk.crash_with(landing);
@@ -53,9 +80,14 @@ fn restarted(node: &Node, landing: impl FnMut(BatchId, usize) -> Landing) -> Lsn
 
 #[test]
 fn a_crash_at_every_byte_of_every_write_leaves_a_prefix_with_all_that_was_acknowledged() {
-    let node = three_under_way(1);
+    for node in [three_under_way(1), resets_under_way(1)] {
+        crash_at_every_byte(&node);
+    }
+}
+
+fn crash_at_every_byte(node: &Node) {
     let mut lens = Vec::new();
-    restarted(&node, |id, len| {
+    restarted(node, |id, len| {
         lens.push((id, len));
         Landing::Lost
     });
@@ -64,7 +96,7 @@ fn a_crash_at_every_byte_of_every_write_leaves_a_prefix_with_all_that_was_acknow
     for (torn, torn_len) in &lens {
         for others in 0..8_u32 {
             for cut in 0..=*torn_len {
-                let end = restarted(&node, |id, _| {
+                let end = restarted(node, |id, _| {
                     let landed = others >> (id.0 % 3) & 1 == 1;
                     match (id == *torn, landed) {
                         (true, _) => Landing::Prefix(cut),
@@ -81,11 +113,12 @@ fn a_crash_at_every_byte_of_every_write_leaves_a_prefix_with_all_that_was_acknow
 
 #[test]
 fn torn_sectors_in_any_combination_leave_a_prefix() {
-    let node = three_under_way(2);
-    for mask in 0..1_u64 << 16 {
-        restarted(&node, |id, _| {
-            Landing::Sectors(mask | mask.rotate_left(16 + u32::try_from(id.0).unwrap()))
-        });
+    for node in [three_under_way(2), resets_under_way(2)] {
+        for mask in 0..1_u64 << 16 {
+            restarted(&node, |id, _| {
+                Landing::Sectors(mask | mask.rotate_left(16 + u32::try_from(id.0).unwrap()))
+            });
+        }
     }
 }
 

@@ -34,6 +34,9 @@ fn three_under_way() -> Node {
     for index in 2..5 {
         give(&mut node, index, 5000);
     }
+    node.give(1, Command::Reset { index: 40, term: 6 });
+    node.give(9 << 20 | 2, Command::Reset { index: 7, term: 2 });
+    node.give(2, Command::Remove);
     node.start();
     assert_eq!(node.wal.inflight(), 3);
     node

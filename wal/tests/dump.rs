@@ -39,6 +39,7 @@ fn a_folder_is_printed_and_verified_while_open_and_when_damaged() {
         let entry = Entry { index: 1, term: 3, kind: 1, payload: payload(StreamId(5), 1, 3, 700) };
         rig.wal.borrow_mut().append(StreamId(5), &[entry]);
         let first = rig.settle().await.expect("a batch");
+        rig.wal.borrow_mut().reset(StreamId(6), 40, 2);
         rig.wal.borrow_mut().seal();
         rig.settle().await;
         let (sound, text) = waldump(&["--records", "--streams"], dir.path());
@@ -48,6 +49,7 @@ fn a_folder_is_printed_and_verified_while_open_and_when_damaged() {
             "append 1, term 3, kind 1, 700 bytes",
             "state term 3, vote 2",
             "stream 5: 2 records",
+            "stream 6: reset to 40, term 2",
         ] {
             assert!(text.contains(part), "{part:?} in {text}");
         }

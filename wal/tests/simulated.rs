@@ -17,7 +17,9 @@ enum Step {
     State { stream: u64, vote: u64 },
     Compact { stream: u64, keep: u64 },
     Snapshot { stream: u64, ahead: u64 },
+    Reset { stream: u64, back: u64, ahead: u64 },
     Remove { stream: u64 },
+    Successor { stream: u64 },
     Seal,
     Start,
     Complete { count: usize },
@@ -33,7 +35,10 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         3 => (stream(), 1..4_u64).prop_map(|(stream, vote)| Step::State { stream, vote }),
         6 => (stream(), 0..4_u64).prop_map(|(stream, keep)| Step::Compact { stream, keep }),
         1 => (stream(), 1..9_u64).prop_map(|(stream, ahead)| Step::Snapshot { stream, ahead }),
+        2 => (stream(), 0..9_u64, 0..9_u64)
+            .prop_map(|(stream, back, ahead)| Step::Reset { stream, back, ahead }),
         1 => stream().prop_map(|stream| Step::Remove { stream }),
+        1 => stream().prop_map(|stream| Step::Successor { stream }),
         1 => Just(Step::Seal),
         8 => Just(Step::Start),
         8 => (1..6_usize).prop_map(|count| Step::Complete { count }),
@@ -79,7 +84,19 @@ fn run(node: &mut Node, step: &Step) {
                 Command::Compact { index: log.last_index() + ahead, term: log.last_term() + 1 },
             );
         }
+        Step::Reset { stream, back, ahead } => {
+            let log = of(node, stream);
+            let index = log.last_index().saturating_sub(back) + ahead;
+            let term = if index == 0 { 0 } else { log.last_term() + ahead % 2 };
+            node.give(stream, Command::Reset { index, term });
+        }
         Step::Remove { stream } => {
+            node.give(stream, Command::Remove);
+        }
+        // What a node does with a shard whose replica was replaced: the generation is in the upper bits.
+        Step::Successor { stream } => {
+            let log = of(node, stream);
+            node.give(1 << 40 | stream, Command::Reset { index: log.last_index(), term: log.last_term() });
             node.give(stream, Command::Remove);
         }
         Step::Seal => node.wal.seal(),

@@ -67,6 +67,86 @@ fn the_stream_that_pins_the_oldest_segment_is_named_and_compacting_it_frees_the_
 }
 
 #[test]
+fn a_reset_stream_keeps_no_segment_and_counts_only_its_new_entries() {
+    for ahead in [false, true] {
+        let mut node = Node::new(tiny(8 * BLOCK), 8);
+        for index in 1..9 {
+            node.give(2, append(2, index, 3000));
+        }
+        node.give(2, Command::State(StreamState { term: 1, vote: 3, commit: 8 }));
+        assert_eq!(node.wal.stream_bytes(StreamId(2)), 8 * 3040);
+        for index in 1..40 {
+            node.give(1, append(1, index, 3000));
+            node.give(1, Command::Compact { index, term: 1 });
+            node.settle();
+        }
+        assert_eq!(node.wal.pinned_by().map(|pin| pin.stream), Some(StreamId(2)));
+        let before = node.wal.disk_bytes();
+        let index = if ahead { 5000 } else { 3 };
+        node.give(2, Command::Reset { index, term: 7 });
+        assert_eq!(node.wal.stream_bytes(StreamId(2)), 0);
+        node.settle();
+        node.give(1, append(1, 40, 10));
+        node.settle();
+        assert!(node.wal.disk_bytes() < before, "{} of {before} bytes", node.wal.disk_bytes());
+        assert_ne!(node.wal.pinned_by().map(|pin| pin.stream), Some(StreamId(2)));
+        let entry =
+            Entry { index: index + 1, term: 7, kind: 0, payload: payload(StreamId(2), index + 1, 7, 60) };
+        node.give(2, Command::Append(entry));
+        assert_eq!(node.wal.stream_bytes(StreamId(2)), 100);
+        // The base outlives the segment its record was written to.
+        for index in 41..80 {
+            node.give(1, append(1, index, 3000));
+            node.give(1, Command::Compact { index, term: 1 });
+            node.settle();
+        }
+        node.assert_holds_model();
+        node.restart();
+        node.settle();
+        node.restart();
+    }
+}
+
+#[test]
+fn a_removed_stream_stays_removed_whatever_recycled_segments_still_hold() {
+    let mut node = Node::new(tiny(8 * BLOCK), 9);
+    let stream = |generation: u64| generation << 20 | 5;
+    for generation in 0..60 {
+        let (mine, next) = (stream(generation), stream(generation + 1));
+        for index in 1..4 {
+            node.give(mine, append(mine, index, 2500));
+        }
+        node.give(1, append(1, generation + 1, 100));
+        node.give(1, Command::Compact { index: generation + 1, term: 1 });
+        node.settle();
+        node.give(next, Command::State(StreamState { term: generation, vote: 0, commit: 0 }));
+        node.give(mine, Command::Remove);
+        node.start();
+        // Now in time to be flushed, now not: then both are gone, or neither.
+        for _ in 0..generation % 3 {
+            node.complete_one();
+        }
+        node.disk.crash();
+        node.restart();
+        let (old, new) = (StreamId(mine), StreamId(next));
+        assert!(node.wal.contains(old) || node.wal.contains(new), "the successor's record comes first");
+        if node.wal.contains(old) {
+            if !node.wal.contains(new) {
+                node.give(next, Command::State(StreamState { term: generation, vote: 0, commit: 0 }));
+            }
+            node.give(mine, Command::Remove);
+        }
+        node.settle();
+        node.restart();
+        let streams: Vec<StreamId> = node.wal.streams().filter(|stream| stream.0 != 1).collect();
+        assert_eq!(streams, [new]);
+    }
+    assert!(node.disk.files().count() <= 6, "{} files", node.disk.files().count());
+    let newest = node.disk.files().map(|(segment, _)| segment.0).max();
+    assert!(newest > Some(40), "the log went through many segments: {newest:?}");
+}
+
+#[test]
 fn a_plan_keeps_its_segments_until_it_is_dropped() {
     let mut node = Node::new(tiny(8 * BLOCK), 3);
     for index in 1..30 {

@@ -166,6 +166,7 @@ fn print_record(record: &FoundRecord, out: &mut impl Write) -> io::Result<()> {
         }
         Change::Compact { index, term } => writeln!(out, "compact to {index}, term {term}"),
         Change::Remove => writeln!(out, "remove"),
+        Change::Reset { index, term } => writeln!(out, "reset to {index}, term {term}"),
     }
 }
 

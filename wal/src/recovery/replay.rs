@@ -159,6 +159,10 @@ impl Replay {
                 log.pin_base(Pin::OnDisk(segment), &mut self.ledger);
             }
             Change::Remove => self.forget(stream),
+            Change::Reset { index, term } => {
+                self.cache.forget(&log.reset(index, term, &mut self.ledger));
+                log.pin_base(Pin::OnDisk(segment), &mut self.ledger);
+            }
         }
         Ok(())
     }

@@ -6,6 +6,9 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use wal::{Entry, Lsn, StreamId, StreamState, Wal};
 
+/// What a record takes besides its payload.
+pub const RECORD_HEADER_BYTES: usize = 40;
+
 /// A command of one record.
 #[derive(Debug, Clone)]
 pub enum Command {
@@ -13,6 +16,7 @@ pub enum Command {
     Truncate(u64),
     State(StreamState),
     Compact { index: u64, term: u64 },
+    Reset { index: u64, term: u64 },
     Remove,
 }
 
@@ -51,6 +55,7 @@ impl Model {
             Command::Truncate(from) => wal.truncate_suffix(stream, *from),
             Command::State(state) => wal.set_state(stream, *state),
             Command::Compact { index, term } => wal.compact_to(stream, *index, *term),
+            Command::Reset { index, term } => wal.reset(stream, *index, *term),
             Command::Remove => wal.remove(stream),
         };
         assert!(lsn >= before);
@@ -90,6 +95,11 @@ fn apply(streams: &mut Streams, stream: StreamId, command: &Command) {
             model.entries.retain(|old| old.index < entry.index);
             model.entries.push(entry.clone());
         }
+        Command::Reset { index, term } => {
+            let model = streams.entry(stream).or_default();
+            model.base = (*index, *term);
+            model.entries.clear();
+        }
         Command::State(state) => streams.entry(stream).or_default().state = Some(*state),
         Command::Compact { index, term } => {
             let model = streams.entry(stream).or_default();
@@ -117,6 +127,8 @@ pub fn assert_holds(wal: &Wal, streams: &Streams, mut fetch: impl FnMut(&wal::Re
         assert_eq!(wal.first_index(*stream), model.base.0 + 1, "{stream}");
         assert_eq!(wal.last_index(*stream), model.last_index(), "{stream}");
         assert_eq!(wal.term(*stream, model.base.0), Ok(model.base.1), "{stream}");
+        let bytes: usize = model.entries.iter().map(|entry| RECORD_HEADER_BYTES + entry.payload.len()).sum();
+        assert_eq!(wal.stream_bytes(*stream), u64::try_from(bytes).unwrap(), "{stream}");
         for entry in &model.entries {
             assert_eq!(wal.term(*stream, entry.index), Ok(entry.term), "{stream} {}", entry.index);
         }
