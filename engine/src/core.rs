@@ -197,7 +197,7 @@ impl Core {
                 let origin = Origin { core: self.config.core, connection };
                 self.effects.push(Effect::Reply { origin, reply });
             }
-            Event::Peer { messages } => self.on_peer(messages),
+            Event::Peer { node, core, messages } => self.on_peer(node, core, messages),
             Event::PeerLost { node } => self.on_peer_lost(node),
             Event::WalWritten { batch } => self.on_wal_written(batch),
             Event::SegmentDone { task } => self.wal.borrow_mut().on_segment_task_done(task),

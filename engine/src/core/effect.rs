@@ -81,7 +81,7 @@ pub enum Effect {
         /// The request.
         request: Request,
     },
-    /// Send the messages of all groups to one core of one node, in one go.
+    /// Send the messages of all groups to one core of one node, in one go. No messages are a sign of life, and sent too.
     Send {
         /// The node.
         node: u64,

@@ -32,8 +32,12 @@ pub enum Event {
         /// The answer.
         reply: Reply,
     },
-    /// Messages of a peer's groups arrived.
+    /// Messages of a peer's groups arrived; none at all is a sign of life.
     Peer {
+        /// The node that sent them.
+        node: u64,
+        /// The core there.
+        core: u32,
         /// The messages of one frame.
         messages: Vec<GroupMessage>,
     },

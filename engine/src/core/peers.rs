@@ -49,7 +49,7 @@ impl Outbox {
 
 impl Core {
     /// Messages of a peer arrived. One that no replica here can take is dropped: Raft tolerates loss.
-    pub(super) fn on_peer(&mut self, messages: Vec<GroupMessage>) {
+    pub(super) fn on_peer(&mut self, _node: u64, _core: u32, messages: Vec<GroupMessage>) {
         for message in messages {
             let shard = message.group;
             let hosted = self.replicas.get(usize_of(shard)).is_some_and(Option::is_some);

@@ -24,6 +24,7 @@ const TICK: Nanos = Nanos::from_millis(50);
 const SHARDS: u32 = 4;
 
 struct Node {
+    id: u64,
     core: Core,
     machines: HashMap<u32, Machine>,
     events: VecDeque<Event>,
@@ -92,6 +93,7 @@ impl Node {
         let wal = Wal::new(WalConfig::new(id, 0), Recovered::empty(id));
         let core = Core::new(core_config, map, wal, seeds, 7).unwrap();
         Node {
+            id,
             core,
             machines,
             events: VecDeque::new(),
@@ -111,7 +113,9 @@ impl Node {
         for effect in self.core.settle() {
             match effect {
                 Effect::Reply { reply, .. } => self.replies.push(reply),
-                Effect::Send { node, messages, .. } => sent.push((node, Event::Peer { messages })),
+                Effect::Send { node, messages, .. } => {
+                    sent.push((node, Event::Peer { node: self.id, core: 0, messages }));
+                }
                 Effect::WriteWal(batch) if self.disk_works => {
                     self.events.push_back(Event::WalWritten { batch: batch.id });
                 }

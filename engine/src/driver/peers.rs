@@ -159,7 +159,7 @@ impl Peers {
         let why = loop {
             match reader.read_frame().await {
                 Ok(Some(frame)) if frame.kind == FrameKind::PeerMessages => match decode(&frame) {
-                    Ok(messages) => self.inbox.push(Event::Peer { messages }),
+                    Ok(messages) => self.inbox.push(Event::Peer { node, core, messages }),
                     Err(error) => break error.to_string(),
                 },
                 Ok(Some(frame)) => break format!("unexpected {:?}", frame.kind),

@@ -88,7 +88,8 @@ impl PeerEncoder {
         self.seal_bare(root, FrameKind::PeerHelloReply, out)
     }
 
-    /// Appends all `messages`, in order, in as few frames as the target allows. Returns how many.
+    /// Appends all `messages`, in order, in as few frames as the target allows; of none, one empty frame, which is a
+    /// sign of life. Returns how many.
     ///
     /// # Errors
     /// [`PeerEncodeError`]; the messages before the one it names were appended.
@@ -98,7 +99,7 @@ impl PeerEncoder {
         out: &mut BytesMut,
     ) -> Result<usize, PeerEncodeError> {
         let (mut first, mut frames) = (0, 0);
-        while first < messages.len() {
+        while first < messages.len() || frames == 0 {
             let count = self.fitting(&messages[first..]);
             self.one_frame(&messages[first..first + count], out).map_err(|source| {
                 // A frame of several messages stays under the target, so this is a message alone.

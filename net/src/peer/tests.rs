@@ -218,3 +218,10 @@ fn entries_with_a_gap_are_refused_and_nothing_is_kept() {
     assert_eq!(error, DecodeError::Inconsistent { why: "entries are not contiguous" });
     assert_eq!(kept.len(), 1);
 }
+
+#[test]
+fn no_messages_are_one_empty_frame() {
+    let mut bytes = BytesMut::new();
+    assert_eq!(PeerEncoder::new(1 << 16, 1 << 20).messages(&[], &mut bytes), Ok(1));
+    assert_eq!((frames(&bytes).len(), decoded(&bytes).len()), (1, 0));
+}
