@@ -93,7 +93,10 @@ pub fn classify(error: &ClientError) -> Failure {
                 Failure::Unavailable
             }
             Refusal::Timeout => Failure::Timeout,
-            Refusal::Invalid { .. } | Refusal::TooLarge { .. } | Refusal::SessionExpired => Failure::Rejected,
+            Refusal::Invalid { .. }
+            | Refusal::Conflict { .. }
+            | Refusal::TooLarge { .. }
+            | Refusal::SessionExpired => Failure::Rejected,
             Refusal::Internal { .. } => Failure::Internal,
         },
         ClientError::NoSuchShard => Failure::Unavailable,

@@ -7,11 +7,16 @@
 //! Keys and values are slices of the frame's payload. [`Encoder`] writes frames, `decode_*` read them;
 //! both are pure, and the decoders verify everything they are given.
 
+mod admin;
 mod checks;
 mod decode;
 mod encode;
 
 pub use crate::frame::FrameTooLong;
+pub use admin::{
+    AdminAccepted, AdminOp, DESCRIBED_MEMBERS_MAX, MemberDescription, MemberProgress, MemberRole,
+    ShardDescription, SnapshotDescription,
+};
 pub use checks::DecodeError;
 pub(crate) use checks::{Payload, expect_kind, verified};
 pub use decode::{decode_client_hello, decode_error, decode_hello_reply, decode_reply, decode_request};
@@ -157,13 +162,19 @@ pub enum Op {
     ClusterMap,
     /// The node's status as JSON. Answer: [`Answer::Status`].
     Status,
+    /// An operation on the shard's replicas.
+    Admin(AdminOp),
 }
 
 impl Op {
     /// Whether executing it twice could differ from executing it once.
     #[must_use]
     pub fn is_write(&self) -> bool {
-        matches!(self, Op::Write { .. })
+        match self {
+            Op::Write { .. } => true,
+            Op::Admin(op) => op.is_change(),
+            _ => false,
+        }
     }
 }
 
@@ -273,6 +284,10 @@ pub enum Answer {
     ClusterMap(ClusterMap),
     /// To [`Op::Status`]: a JSON document.
     Status(Bytes),
+    /// To an [`AdminOp`] that changes something: it has begun.
+    AdminAccepted(AdminAccepted),
+    /// To [`AdminOp::Describe`].
+    Shard(ShardDescription),
 }
 
 /// One key of a scan.
@@ -359,6 +374,12 @@ pub enum Refusal {
     /// The request makes no sense. Not executed: do not retry.
     #[error("invalid request: {why}")]
     Invalid {
+        /// For people.
+        why: String,
+    },
+    /// The present state of the shard does not allow it. Not executed: `why` says what would have to change.
+    #[error("not possible: {why}")]
+    Conflict {
         /// For people.
         why: String,
     },

@@ -5,9 +5,9 @@ use glommio::LocalExecutor;
 use net::frame::{FrameKind, FrameWriter};
 use net::map::{ClusterMap, NodeInfo, ReplicaInfo, ShardInfo, SlotRange};
 use net::protocol::{
-    Answer, ClientHello, Encoder, ErrorCode, ErrorReport, Expected, HelloReply, Mutation, MutationOutcome,
-    Op, PROTOCOL_VERSION, Refusal, Reply, Request, WriteConsistency, decode_client_hello, decode_error,
-    decode_reply, decode_request,
+    AdminAccepted, AdminOp, Answer, ClientHello, Encoder, ErrorCode, ErrorReport, Expected, HelloReply,
+    Mutation, MutationOutcome, Op, PROTOCOL_VERSION, Refusal, Reply, Request, ShardDescription,
+    WriteConsistency, decode_client_hello, decode_error, decode_reply, decode_request,
 };
 use net::transport::client::Swap;
 use net::transport::{Connection, ConnectionConfig, FrameReader, FrameSender, Listener, ReadError};
@@ -194,6 +194,23 @@ fn an_aborted_connection_wakes_everyone() {
     });
 }
 
+fn described() -> ShardDescription {
+    ShardDescription {
+        shard: 1,
+        node: 1,
+        term: 4,
+        members: Vec::new(),
+        joint: false,
+        first_index: 1,
+        last_index: 9,
+        committed: 9,
+        applied: 8,
+        applied_durable: 5,
+        log_bytes: 100,
+        snapshot: None,
+    }
+}
+
 /// One node that leads everything, keeps values in memory, and misbehaves on demand.
 struct Server {
     address: SocketAddr,
@@ -315,7 +332,21 @@ impl Server {
             }
             Op::ClusterMap => Ok(Answer::ClusterMap(self.map())),
             Op::Status => Ok(Answer::Status(Bytes::from_static(b"{}"))),
+            Op::Admin(op) => self.administrate(*op),
             Op::Scan { .. } => Err(Refusal::Invalid { why: "no scans here".into() }),
+        }
+    }
+
+    fn administrate(&self, op: AdminOp) -> Result<Answer, Refusal> {
+        match op {
+            AdminOp::Describe => Ok(Answer::Shard(described())),
+            AdminOp::TransferLeader { node } => {
+                Ok(Answer::AdminAccepted(AdminAccepted { index: None, node: node.or(Some(3)) }))
+            }
+            AdminOp::AddReplica { node } => {
+                Err(Refusal::Conflict { why: format!("node {node} has a replica already") })
+            }
+            _ => Ok(Answer::AdminAccepted(AdminAccepted { index: Some(7), node: None })),
         }
     }
 
@@ -379,6 +410,25 @@ fn every_operation_reaches_the_server_and_returns() {
         let refused = client.scan(1, "", None, 10, Default::default()).await;
         assert_eq!(refused, Err(ClientError::Refused(Refusal::Invalid { why: "no scans here".into() })));
         assert_eq!(server.connections.get(), 1, "one connection serves them all");
+    });
+}
+
+#[test]
+fn administrative_calls_reach_the_server_and_return() {
+    run(async {
+        let server = Server::start();
+        let client = client(&server).await;
+        assert_eq!(client.describe_shard(1).await, Ok(described()));
+        let about = |index, node| Ok(AdminAccepted { index, node });
+        assert_eq!(client.transfer_leader(1, Some(2)).await, about(None, Some(2)));
+        assert_eq!(client.transfer_leader(1, None).await, about(None, Some(3)));
+        assert_eq!(client.remove_replica(1, 2).await, about(Some(7), None));
+        assert_eq!(client.take_snapshot(1).await, about(Some(7), None));
+        assert_eq!(client.compact(1).await, about(Some(7), None));
+        let why = "node 2 has a replica already".to_owned();
+        let refused = client.add_replica(1, 2).await;
+        assert_eq!(refused, Err(ClientError::Refused(Refusal::Conflict { why })));
+        assert_eq!(client.describe_shard(9).await, Err(ClientError::NoSuchShard));
     });
 }
 

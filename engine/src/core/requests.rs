@@ -93,6 +93,10 @@ impl Core {
                 };
                 (query, *consistency)
             }
+            Op::Admin(_) => {
+                let why = "this node does not take administrative requests".to_owned();
+                return Err(Refusal::Invalid { why });
+            }
             Op::ClusterMap | Op::Status => unreachable!("answered before"),
         };
         let stale = consistency == ReadConsistency::Stale;

@@ -325,6 +325,8 @@ impl ClientCore {
                 Op::Scan { start, .. } => Ok(Route::Slot(slot_of(start))),
                 Op::Write { mutations, .. } => self.route_of_batch(mutations),
                 Op::ClusterMap | Op::Status => Ok(Route::AnyNode),
+                // It has no key: only its shard says where it goes.
+                Op::Admin(_) => Err(ClientError::NoSuchShard),
             },
         }
     }
@@ -355,7 +357,7 @@ impl ClientCore {
         let bytes = match op {
             Op::Get { key, .. } | Op::Exists { key, .. } => within(Oversize::Key, key, key_max)?,
             Op::Scan { start, end, .. } => start.len() + end.as_ref().map_or(0, bytes::Bytes::len),
-            Op::ClusterMap | Op::Status => 0,
+            Op::ClusterMap | Op::Status | Op::Admin(_) => 0,
             Op::Write { mutations, .. } => {
                 let mut bytes = 0usize;
                 for mutation in mutations {

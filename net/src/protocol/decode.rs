@@ -5,7 +5,7 @@ use super::checks::{DecodeError, Payload, expect_kind, length64, verified, withi
 use super::encode::codes;
 use super::{
     Answer, ClientHello, ErrorCode, ErrorReport, Expected, Freshness, HelloReply, Mutation, MutationOutcome,
-    Op, Oversize, ReadConsistency, Refusal, Reply, Request, ScanItem, SessionStamp, WriteConsistency,
+    Op, Oversize, ReadConsistency, Refusal, Reply, Request, ScanItem, SessionStamp, WriteConsistency, admin,
 };
 use crate::frame::{Frame, FrameKind};
 use crate::generated::{client_generated as wire, frame_generated as wire_frame};
@@ -116,6 +116,9 @@ fn op(request: &wire::Request<'_>, payload: &mut Payload, limits: &Limits) -> Re
             payload.take(length)
         });
         return Ok(Op::Scan { start, end: end.transpose()?, limit: scan.limit(), consistency });
+    }
+    if let Some(op) = admin::decode_op(request) {
+        return Ok(Op::Admin(op));
     }
     match request.op_type() {
         wire::Op::MapQuery => Ok(Op::ClusterMap),
@@ -258,6 +261,12 @@ fn answer(reply: &wire::Reply<'_>, payload: &mut Payload) -> Result<Answer, Deco
     if let Some(map) = reply.answer_as_map_answer() {
         return Ok(Answer::ClusterMap(cluster_map(&map.map())?));
     }
+    if let Some(accepted) = reply.answer_as_admin_accepted() {
+        return Ok(Answer::AdminAccepted(admin::decode_accepted(&accepted)));
+    }
+    if let Some(described) = reply.answer_as_shard_description() {
+        return Ok(Answer::Shard(admin::decode_description(&described)?));
+    }
     match reply.answer_type() {
         wire::Answer::StatusAnswer => Ok(Answer::Status(payload.take_rest())),
         other => Err(unknown("answer", other.0)),
@@ -288,6 +297,7 @@ fn refusal(refused: &wire::Refused<'_>) -> Result<Refusal, DecodeError> {
         codes::WRONG_SHARD => Refusal::WrongShard { epoch: refused.epoch() },
         codes::UNAVAILABLE => Refusal::Unavailable { why: why() },
         codes::INVALID => Refusal::Invalid { why: why() },
+        codes::CONFLICT => Refusal::Conflict { why: why() },
         codes::TOO_LARGE_KEY => too_large(Oversize::Key),
         codes::TOO_LARGE_VALUE => too_large(Oversize::Value),
         codes::TOO_LARGE_BATCH => too_large(Oversize::Batch),

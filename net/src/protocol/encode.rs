@@ -4,7 +4,7 @@
 
 use super::{
     Answer, ClientHello, ErrorCode, ErrorReport, Expected, Freshness, HelloReply, Mutation, MutationOutcome,
-    Op, Oversize, ReadConsistency, Refusal, Reply, Request, ScanItem, SessionStamp, WriteConsistency,
+    Op, Oversize, ReadConsistency, Refusal, Reply, Request, ScanItem, SessionStamp, WriteConsistency, admin,
 };
 use crate::frame::{FrameKind, FrameTooLong, FrameWriter};
 use crate::generated::{client_generated as wire, frame_generated as wire_frame};
@@ -42,6 +42,7 @@ pub(super) mod codes {
     pub const SESSION_EXPIRED: u8 = 9;
     pub const TIMEOUT: u8 = 10;
     pub const INTERNAL: u8 = 11;
+    pub const CONFLICT: u8 = 12;
 
     pub const BAD_FRAME: u16 = 1;
     pub const BAD_MESSAGE: u16 = 2;
@@ -126,7 +127,7 @@ impl Encoder {
                     frame.put(expected);
                 }
             }
-            Op::ClusterMap | Op::Status => {}
+            Op::ClusterMap | Op::Status | Op::Admin(_) => {}
         })
     }
 
@@ -235,6 +236,10 @@ fn op(builder: &mut Builder, op: &Op) -> (wire::Op, WIPOffset<UnionWIPOffset>, u
         Op::Status => {
             let query = wire::StatusQuery::create(builder, &wire::StatusQueryArgs {});
             (wire::Op::StatusQuery, query.as_union_value(), 0)
+        }
+        Op::Admin(op) => {
+            let (op_type, op) = admin::encode_op(builder, *op);
+            (op_type, op, 0)
         }
     }
 }
@@ -370,6 +375,12 @@ fn answer_body(builder: &mut Builder, answer: &Answer) -> (wire::Answer, WIPOffs
             let status = wire::StatusAnswer::create(builder, &wire::StatusAnswerArgs {});
             (wire::Answer::StatusAnswer, status.as_union_value(), json.len())
         }
+        Answer::AdminAccepted(accepted) => {
+            (wire::Answer::AdminAccepted, admin::encode_accepted(builder, *accepted), 0)
+        }
+        Answer::Shard(described) => {
+            (wire::Answer::ShardDescription, admin::encode_description(builder, described), 0)
+        }
     }
 }
 
@@ -417,6 +428,10 @@ fn refused(builder: &mut Builder, refusal: &Refusal) -> WIPOffset<UnionWIPOffset
         Refusal::Invalid { why } => {
             args.text = say(why);
             codes::INVALID
+        }
+        Refusal::Conflict { why } => {
+            args.text = say(why);
+            codes::CONFLICT
         }
         Refusal::TooLarge { what, limit } => {
             args.limit = *limit;

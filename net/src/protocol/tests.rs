@@ -81,7 +81,56 @@ fn ops() -> impl Strategy<Value = Op> {
             .prop_map(|(session, consistency, mutations)| Op::Write { session, consistency, mutations }),
         Just(Op::ClusterMap),
         Just(Op::Status),
+        admin_ops().prop_map(Op::Admin),
     ]
+}
+
+fn admin_ops() -> impl Strategy<Value = AdminOp> {
+    prop_oneof![
+        any::<u64>().prop_map(|node| AdminOp::AddReplica { node }),
+        any::<u64>().prop_map(|node| AdminOp::RemoveReplica { node }),
+        option::of(any::<u64>()).prop_map(|node| AdminOp::TransferLeader { node }),
+        Just(AdminOp::TakeSnapshot),
+        Just(AdminOp::Compact),
+        Just(AdminOp::Describe),
+    ]
+}
+
+fn members() -> impl Strategy<Value = MemberDescription> {
+    use MemberProgress::{Probe, Replicate, Snapshot};
+    use MemberRole::{Incoming, Learner, Outgoing, Voter};
+    let role = prop_oneof![Just(Voter), Just(Learner), Just(Incoming), Just(Outgoing)];
+    let progress = prop_oneof![Just(Probe), Just(Replicate), Just(Snapshot)];
+    (any::<(u64, u64, bool, bool, u64, u64)>(), role, progress).prop_map(|(numbers, role, progress)| {
+        let (raft_id, node, is_leader, is_active, match_index, lag) = numbers;
+        MemberDescription { raft_id, node, role, is_leader, is_active, match_index, lag, progress }
+    })
+}
+
+fn descriptions() -> impl Strategy<Value = ShardDescription> {
+    let snapshot = option::of(any::<(u64, u64, u64)>())
+        .prop_map(|it| it.map(|(index, term, bytes)| SnapshotDescription { index, term, bytes }));
+    let positions = any::<(u64, u64, u64, u64, u64, u64)>();
+    let list = prop::collection::vec(members(), 0..7);
+    (any::<(u32, u64, u64, bool)>(), list, positions, snapshot).prop_map(
+        |((shard, node, term, joint), members, positions, snapshot)| {
+            let (first_index, last_index, committed, applied, applied_durable, log_bytes) = positions;
+            ShardDescription {
+                shard,
+                node,
+                term,
+                members,
+                joint,
+                first_index,
+                last_index,
+                committed,
+                applied,
+                applied_durable,
+                log_bytes,
+                snapshot,
+            }
+        },
+    )
 }
 
 fn maps() -> impl Strategy<Value = ClusterMap> {
@@ -119,6 +168,11 @@ fn answers() -> impl Strategy<Value = Answer> {
             .prop_map(|(index, outcomes)| Answer::Written { index, outcomes }),
         maps().prop_map(Answer::ClusterMap),
         blob().prop_map(Answer::Status),
+        option::of(any::<(u64, u64)>()).prop_map(|it| Answer::AdminAccepted(AdminAccepted {
+            index: it.map(|(index, _)| index),
+            node: it.map(|(_, node)| node),
+        })),
+        descriptions().prop_map(Answer::Shard),
     ]
 }
 
@@ -132,6 +186,7 @@ fn refusals() -> impl Strategy<Value = Refusal> {
         any::<u64>().prop_map(|epoch| Refusal::WrongShard { epoch }),
         ".{0,20}".prop_map(|why| Refusal::Unavailable { why }),
         ".{0,20}".prop_map(|why| Refusal::Invalid { why }),
+        ".{0,20}".prop_map(|why| Refusal::Conflict { why }),
         (what, any::<u64>()).prop_map(|(what, limit)| Refusal::TooLarge { what, limit }),
         Just(Refusal::SessionExpired),
         Just(Refusal::Timeout),
@@ -311,6 +366,60 @@ fn a_table_shared_many_times_is_refused_not_expanded() {
 }
 
 #[test]
+fn descriptions_beyond_bounds_are_refused() {
+    let member = |role, progress| wire::Member::new(1, 1, 0, 0, role, progress, false, true);
+    let decode = |members: &[wire::Member]| {
+        let mut builder = flatbuffers::FlatBufferBuilder::new();
+        let members = Some(builder.create_vector(members));
+        let args = wire::ShardDescriptionArgs { members, ..wire::ShardDescriptionArgs::default() };
+        let answer = wire::ShardDescription::create(&mut builder, &args).as_union_value();
+        let answer_type = wire::Answer::ShardDescription;
+        let args = wire::ReplyArgs { answer_type, answer: Some(answer) };
+        let root = wire::Reply::create(&mut builder, &args);
+        builder.finish(root, None);
+        let meta = Bytes::copy_from_slice(builder.finished_data());
+        decode_reply(&Frame { kind: FrameKind::Reply, id: RequestId(1), meta, payload: Bytes::new() })
+    };
+    assert!(decode(&[member(0, 0); DESCRIBED_MEMBERS_MAX]).is_ok());
+    let inconsistent = DecodeError::Inconsistent { why: "too many members" };
+    assert_eq!(decode(&[member(0, 0); DESCRIBED_MEMBERS_MAX + 1]), Err(inconsistent));
+    let unknown = |what| Err(DecodeError::UnknownVariant { what, code: 9 });
+    assert_eq!(decode(&[member(9, 0)]), unknown("role of a member"));
+    assert_eq!(decode(&[member(0, 9)]), unknown("progress of a member"));
+}
+
+#[test]
+fn during_a_replacement_the_newer_member_of_a_node_is_shown() {
+    let member = |raft_id, node| MemberDescription {
+        raft_id,
+        node,
+        role: MemberRole::Voter,
+        is_leader: false,
+        is_active: true,
+        match_index: 0,
+        lag: 0,
+        progress: MemberProgress::Probe,
+    };
+    let members = vec![member(1, 1), member(2, 2), member(9 << 20 | 2, 2)];
+    let described = ShardDescription {
+        shard: 1,
+        node: 1,
+        term: 1,
+        members,
+        joint: false,
+        first_index: 1,
+        last_index: 1,
+        committed: 1,
+        applied: 1,
+        applied_durable: 1,
+        log_bytes: 0,
+        snapshot: None,
+    };
+    assert_eq!(described.member_on(2).map(|it| it.raft_id), Some(9 << 20 | 2));
+    assert_eq!(described.member_on(3), None);
+}
+
+#[test]
 fn only_doubtful_refusals_may_have_executed() {
     assert!(Refusal::Timeout.may_have_executed());
     assert!(Refusal::Internal { why: String::new() }.may_have_executed());
@@ -320,6 +429,7 @@ fn only_doubtful_refusals_may_have_executed() {
         Refusal::WrongShard { epoch: 1 },
         Refusal::Unavailable { why: String::new() },
         Refusal::Invalid { why: String::new() },
+        Refusal::Conflict { why: String::new() },
         Refusal::TooLarge { what: Oversize::Key, limit: 1 },
         Refusal::SessionExpired,
     ] {

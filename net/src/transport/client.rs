@@ -13,6 +13,7 @@
 //! at once and they are pipelined. All waiting and resending is decided by
 //! [`ClientCore`](crate::client::core::ClientCore); here are only sockets, a timer and wakers.
 
+mod admin;
 mod driver;
 
 use crate::client::{ClientConfig, ClientError, ConnectError};

@@ -83,7 +83,11 @@ impl Operation {
 
     /// Whether sending it again is safe after an attempt that may have been executed.
     pub(super) fn is_repeatable(&self) -> bool {
-        !matches!(self.request.op, Op::Write { session: None, .. })
+        match &self.request.op {
+            Op::Write { session, .. } => session.is_some(),
+            Op::Admin(op) => !op.is_change(),
+            _ => true,
+        }
     }
 
     /// Whether only the leader of the shard will do.
@@ -92,7 +96,7 @@ impl Operation {
             Op::Get { consistency, .. } | Op::Exists { consistency, .. } | Op::Scan { consistency, .. } => {
                 *consistency == ReadConsistency::Linearizable
             }
-            Op::Write { .. } => true,
+            Op::Write { .. } | Op::Admin(_) => true,
             Op::ClusterMap | Op::Status => false,
         }
     }

@@ -188,7 +188,7 @@ impl ClientCore {
             Refusal::Unavailable { .. } => {
                 self.retry(op, refusal.to_string(), Pause::AtLeast(Duration::ZERO), now);
             }
-            Refusal::Invalid { .. } | Refusal::TooLarge { .. } => {
+            Refusal::Invalid { .. } | Refusal::Conflict { .. } | Refusal::TooLarge { .. } => {
                 self.fail(op, ClientError::Refused(refusal));
             }
             Refusal::SessionExpired => self.on_session_expired(op, now),

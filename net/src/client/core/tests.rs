@@ -1,6 +1,7 @@
 //! The client's brain against a scripted cluster of three nodes: shard 1 owns the lower half of the slots
 //! and is led by node 1, shard 2 the upper half, led by node 2. Key "bar" is in shard 1, "foo" in shard 2.
 
+mod admin;
 mod endings;
 mod random_cluster;
 
