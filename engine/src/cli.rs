@@ -1,6 +1,7 @@
 //! The command line: `serve`, and a small client for people and scripts.
 //!
-//! Exit codes: 0 done, 1 the key does not exist or the cluster is not well, 2 wrong usage (by clap), 3 failure.
+//! Exit codes: 0 done, 1 the key does not exist, the cluster is not well or the change was refused, 2 wrong usage (by
+//! clap), 3 failure, 4 a change has begun, or may have, and was not seen to be done.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -64,6 +65,12 @@ enum Command {
         #[arg(long, value_enum, default_value = "text")]
         output: Output,
     },
+    /// Look at the replicas of a shard, and change them.
+    ///
+    /// Exit codes: 0 begun (with --wait: done), 1 refused and nothing was changed, 2 wrong usage, 3 failure, 4 outcome
+    /// unknown, or not done in time.
+    #[command(subcommand)]
+    Admin(admin::Admin),
 }
 
 #[derive(Debug, Args)]
@@ -84,7 +91,7 @@ pub(crate) enum Output {
     Json,
 }
 
-#[path = "cli/status.rs"]
+mod admin;
 mod status;
 
 /// Runs what was asked for.
@@ -114,6 +121,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
             Ok(ExitCode::from(u8::from(!existed)))
         }),
         Command::Status { cluster, output } => status::run(cluster.endpoints, cluster.timeout, output),
+        Command::Admin(admin) => admin::run(admin),
     }
 }
 

@@ -31,6 +31,11 @@ where
         .map_err(|error| io::Error::other(error.to_string()))
 }
 
+/// Lets some time pass, on an executor.
+pub async fn pause(length: Duration) {
+    glommio::timer::sleep(length).await;
+}
+
 /// Runs a client's work on an executor of its own, and waits for it.
 pub fn run_client<F, W>(work: F) -> io::Result<W::Output>
 where
