@@ -115,6 +115,71 @@ pub enum ProposeError {
     },
 }
 
+/// Why a change of the membership does not fit a configuration.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
+pub enum ConfChangeError {
+    /// Its bytes are not those of a change that this version knows.
+    #[error("not a membership change this version knows")]
+    Malformed,
+    /// Choose a node.
+    #[error("node id 0 is reserved")]
+    ZeroNodeId,
+    /// Name each node once.
+    #[error("node {node} is named twice in one change")]
+    Repeated {
+        /// Who.
+        node: NodeId,
+    },
+    /// Remove the node instead: a voter is not made a learner.
+    #[error("node {node} is a voter and cannot be made a learner")]
+    IsVoter {
+        /// Who.
+        node: NodeId,
+    },
+    /// Keep at least one voter.
+    #[error("the change would leave no voter")]
+    NoVoters,
+    /// Wait until the joint configuration is left.
+    #[error("the group is in a joint configuration")]
+    Joint,
+    /// There is no joint configuration to leave.
+    #[error("the group is in no joint configuration")]
+    NotJoint,
+}
+
+/// Why a change of the membership was not proposed. Nothing was appended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
+pub enum ProposeConfError {
+    /// Send it to the leader, if one is known.
+    #[error("this node is not the leader")]
+    NotLeader {
+        /// The leader as far as this node knows.
+        leader: Option<NodeId>,
+    },
+    /// The leadership is being handed over: try again shortly.
+    #[error("a leader transfer to node {to} is under way")]
+    Transferring {
+        /// The next leader.
+        to: NodeId,
+    },
+    /// One change at a time, and a new leader first applies what may be one: try again once `index` is applied.
+    #[error("a membership change up to entry {index} may not be applied yet")]
+    InFlight {
+        /// What must be applied first.
+        index: Index,
+    },
+    /// The configuration would stay as it is: nothing to do.
+    #[error("the change would change nothing")]
+    NoEffect,
+    /// Too few voters of the new configuration have been heard of lately: it could commit nothing. Mend or wait for them,
+    /// or add the new ones as learners first.
+    #[error("the reachable nodes would be no quorum of the new configuration")]
+    NoQuorum,
+    /// Mend the change.
+    #[error(transparent)]
+    Invalid(#[from] ConfChangeError),
+}
+
 /// Why a read was not started. Its context will not be heard of again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
 pub enum ReadError {

@@ -10,12 +10,16 @@
 
 mod types;
 
+pub mod mutation;
+
 mod config;
 mod entry;
 mod error;
 mod message;
 mod ready;
 mod status;
+
+pub mod confchange;
 
 mod raw_node;
 
@@ -35,10 +39,12 @@ pub mod storage;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
+pub use confchange::{ConfChange, ConfChangeStep};
 pub use config::Config;
 pub use entry::{ConfState, ENTRY_OVERHEAD_BYTES, Entry, EntryKind, HardState, InitialState, SnapshotMeta};
 pub use error::{
-    ConfigError, LogReadError, ProposeError, ReadError, StepError, TransferError, UnknownEntryKind,
+    ConfChangeError, ConfigError, LogReadError, ProposeConfError, ProposeError, ReadError, StepError,
+    TransferError, UnknownEntryKind,
 };
 pub use message::{AppendResult, Message, MessageBody};
 pub use raw_node::RawNode;

@@ -10,6 +10,7 @@
 //! `committed` may pass `flushed`: on a follower that learns the commit before its disk is done, and on a leader whose
 //! followers are faster than its own disk.
 
+mod conf_entries;
 mod unstable;
 mod writes;
 
@@ -17,9 +18,11 @@ use std::collections::VecDeque;
 
 use crate::entry::Entry;
 use crate::error::LogReadError;
+use crate::mutation::mutated;
 use crate::storage::LogStorage;
 use crate::types::{Index, NodeId, ReadyId, Term};
 
+use conf_entries::ConfEntries;
 use unstable::Unstable;
 pub(crate) use writes::Write;
 use writes::Writes;
@@ -33,6 +36,7 @@ pub(crate) struct RaftLog<S> {
     pub(crate) storage: S,
     unstable: Unstable,
     writes: Writes,
+    conf_entries: ConfEntries,
     /// The last entry known to be on a quorum's disks. Never falls.
     committed: Index,
     /// The last entry durable on this node, and safe to acknowledge. Falls only by truncation, never below `committed`
@@ -54,6 +58,7 @@ impl<S: LogStorage> RaftLog<S> {
         RaftLog {
             unstable: Unstable::new(last.next()),
             writes: Writes::default(),
+            conf_entries: ConfEntries::new(last),
             committed,
             flushed: last,
             handed_out: applied,
@@ -147,20 +152,28 @@ impl<S: LogStorage> RaftLog<S> {
 
     /// A leader's own entry: continues the log.
     pub(crate) fn push(&mut self, entry: Entry) {
+        self.conf_entries.push(&entry);
         self.unstable.push(entry);
     }
 
     /// Appends what is new of a leader's entries, which follow an entry that matches. The suffix that contradicts them
     /// is dropped; one that merely continues them stays, as it may be newer than this message (thesis §3.5).
     pub(crate) fn append(&mut self, entries: Vec<Entry>) {
-        let known = entries.iter().take_while(|entry| self.matches(entry.index, entry.term)).count();
+        let held = |entry: &&Entry| self.matches(entry.index, entry.term);
+        let known = match mutated!(LoseTruncate) {
+            true => entries.iter().filter(|entry| entry.index <= self.last_index()).count(),
+            false => entries.iter().take_while(held).count(),
+        };
         let Some(first) = entries.get(known).map(|entry| entry.index) else { return };
         if first <= self.last_index() {
             self.truncate(first);
         }
+        let mut floor = Index::ZERO;
         for entry in entries.into_iter().skip(known) {
+            floor = floor.max(self.conf_entries.push(&entry));
             self.unstable.push(entry);
         }
+        self.commit_to(floor);
     }
 
     fn truncate(&mut self, from: Index) {
@@ -172,6 +185,7 @@ impl<S: LogStorage> RaftLog<S> {
         let end = from.prev();
         let term = self.term(end).expect("the term before an uncommitted entry is known");
         self.unstable.truncate(from);
+        self.conf_entries.truncate(from);
         self.writes.cut(end, term);
         self.flushed = self.flushed.min(end);
     }
@@ -191,15 +205,26 @@ impl<S: LogStorage> RaftLog<S> {
         !self.unstable.is_empty()
     }
 
-    /// Hands the unstable entries over.
-    pub(crate) fn take_unstable(&mut self) -> (Option<Index>, Vec<Entry>) {
-        self.assert_storage_current();
-        self.unstable.take()
+    /// How far the unstable entries may be handed over if the hard states before them say `commit`: up to the first
+    /// membership change that proves more committed than that (see `conf_entries`).
+    pub(crate) fn writable_to(&self, commit: Index) -> Index {
+        if mutated!(ConfChangeBeforeCommit) {
+            return self.last_index();
+        }
+        let held_back = self.conf_entries.first_above(self.unstable.offset(), commit);
+        held_back.map_or(self.last_index(), Index::prev)
     }
 
-    /// Ready `id` goes to the disk with the log as it is and this ballot.
-    pub(crate) fn note_write(&mut self, id: ReadyId, ballot: (Term, Option<NodeId>)) {
-        self.writes.push(Write { id, tail: (self.last_index(), self.last_term()), ballot });
+    /// Hands the unstable entries up to `end` over.
+    pub(crate) fn take_unstable(&mut self, end: Index) -> (Option<Index>, Vec<Entry>) {
+        self.assert_storage_current();
+        self.unstable.take(end)
+    }
+
+    /// Ready `id` goes to the disk with the log up to `end` and this ballot.
+    pub(crate) fn note_write(&mut self, id: ReadyId, end: Index, ballot: (Term, Option<NodeId>)) {
+        let term = self.term(end).expect("the term of an entry about to be written is known");
+        self.writes.push(Write { id, tail: (end, term), ballot });
     }
 
     /// Everything up to Ready `id` is durable. Returns the promises kept by that, if any.
@@ -230,6 +255,7 @@ impl<S: LogStorage> RaftLog<S> {
         assert!(last <= self.committed.min(self.flushed), "entry {last} handed out before it is safe");
         let bytes = entries.iter().map(Entry::size_bytes).sum();
         self.handed_out = last;
+        self.conf_entries.hand_out(last);
         self.unapplied.push_back((last, bytes));
         self.unapplied_bytes += bytes;
     }
@@ -244,6 +270,42 @@ impl<S: LogStorage> RaftLog<S> {
             self.unapplied_bytes -= bytes;
             self.unapplied.pop_front();
         }
+    }
+
+    // Membership changes
+
+    /// Whether a membership change may be committed and not handed out to be applied.
+    pub(crate) fn may_hold_unapplied_change(&self) -> bool {
+        self.conf_entries.may_lie_within(self.handed_out, self.committed)
+    }
+
+    /// Whether a membership change may lie anywhere past what was handed out.
+    pub(crate) fn may_hold_change(&self) -> bool {
+        let read = self.conf_entries.are_read(self.handed_out);
+        !read || self.conf_entries.may_lie_within(self.handed_out, self.last_index())
+    }
+
+    // Snapshots
+
+    /// A snapshot of `index` has taken the place of the log; the storage shows it. What was under way to the disk is
+    /// before the snapshot or gone with the old log; it promises nothing any more.
+    pub(crate) fn restore(&mut self, index: Index, term: Term) {
+        assert!(
+            index > self.committed || mutated!(SnapshotOverNewer),
+            "a snapshot of {index}, committed {}",
+            self.committed
+        );
+        let held = (self.storage.first_index().prev(), self.storage.last_index(), self.storage.term(index));
+        assert_eq!(held, (index, index, Ok(term)), "the log was not reset to the snapshot of {index}");
+        self.unstable = Unstable::new(index.next());
+        self.writes.restart(index, term);
+        self.conf_entries = ConfEntries::new(index);
+        self.committed = index;
+        self.flushed = index;
+        self.handed_out = index;
+        self.applied = index;
+        self.unapplied.clear();
+        self.unapplied_bytes = 0;
     }
 
     // Invariants

@@ -1,7 +1,7 @@
 //! What crosses the wire between two members of a group, and nothing else: local inputs are methods of
 //! [`RawNode`](crate::RawNode).
 
-use crate::entry::Entry;
+use crate::entry::{Entry, SnapshotMeta};
 use crate::types::{Index, NodeId, Round, Term};
 
 /// One message. May be lost, duplicated and reordered at will.
@@ -92,6 +92,18 @@ pub enum MessageBody {
     },
     /// The leader asks the addressee to start an election at once (thesis §3.10).
     TimeoutNow,
+    /// The state of the group at one entry, in place of the log up to there (thesis §5.3). The node that receives it steps
+    /// this once all of the data is on its own disk; sender and term are those of when the sending began.
+    Snapshot {
+        /// Of which entry, and with which configuration.
+        meta: SnapshotMeta,
+    },
+    /// Nothing has happened for long and the addressee holds everything: the leader falls silent until something does,
+    /// and the follower need not worry about it.
+    Sleep {
+        /// The leader's commit index and the end of its log.
+        commit: Index,
+    },
 }
 
 /// The outcome of an append at the follower.

@@ -12,23 +12,29 @@
 //! | `replicate` | what is sent to whom |
 //! | `reads` | read indexes and leases |
 //! | `transfer` | handing the leadership over |
+//! | `membership` | changes of the membership |
+//! | `snapshot` | snapshots in place of the log |
+//! | `hibernate` | groups that sleep |
 //! | `output` | the `Ready` |
 //! | `invariants` | what must always hold |
 
 mod candidate;
 mod follower;
+mod hibernate;
 mod invariants;
 mod leader;
+mod membership;
 mod output;
 mod reads;
 mod replicate;
+mod snapshot;
 mod timers;
 mod transfer;
 mod validate;
 mod vote;
 
 use crate::config::Config;
-use crate::entry::{ConfState, Entry, InitialState};
+use crate::entry::{ConfState, Entry, InitialState, SnapshotMeta};
 use crate::error::{ConfigError, LogReadError, StepError};
 use crate::log::{RaftLog, assert_contiguous};
 use crate::message::{Message, MessageBody};
@@ -37,7 +43,7 @@ use crate::rng::Rng;
 use crate::status::{PeerStatus, Role, Status};
 use crate::storage::LogStorage;
 use crate::tracker::Membership;
-use crate::types::{FetchId, Nanos, NodeId, ReadyId, Round, Term};
+use crate::types::{FetchId, Index, Nanos, NodeId, ReadyId, Round, Term};
 
 use candidate::Ballot;
 use leader::Leader;
@@ -52,7 +58,14 @@ pub(crate) struct Raft<S> {
     vote: Option<NodeId>,
     pub(crate) leader: Option<NodeId>,
     state: State,
+    /// As of what was handed out to be applied.
     membership: Membership,
+    /// This node was a member, and a change that it applied removed it.
+    removed: bool,
+    /// The snapshot being installed.
+    installing: Option<SnapshotMeta>,
+    /// Asleep until something happens.
+    dormant: bool,
     pub(crate) log: RaftLog<S>,
     timers: Timers,
     rng: Rng,
@@ -95,12 +108,15 @@ impl<S: LogStorage> Raft<S> {
             leader: None,
             state: State::Follower,
             membership,
+            removed: false,
+            installing: None,
+            dormant: false,
             log: RaftLog::new(storage, committed, initial.applied),
             timers: Timers::new(hold, timeout_ticks),
             forwarded: ForwardedReads::new(first_batch),
             durable_ballot: (hard.term, hard.vote),
             apply_reader: ApplyReader::default(),
-            output: Output::new(hard),
+            output: Output::new(hard, committed),
             rng,
             config,
         })
@@ -111,6 +127,9 @@ impl<S: LogStorage> Raft<S> {
     pub(crate) fn tick(&mut self, now: Nanos) {
         self.timers.observe(now);
         self.apply_reader.stalled = false;
+        if self.dormant {
+            return;
+        }
         self.tick_forwarded_reads();
         match self.state {
             State::Leader(_) => self.tick_leader(),
@@ -126,6 +145,7 @@ impl<S: LogStorage> Raft<S> {
         self.validate(&message)?;
         self.timers.observe(now);
         if self.pass_term(&message) {
+            self.rouse_by(&message);
             self.dispatch(message);
         }
         Ok(())
@@ -136,7 +156,8 @@ impl<S: LogStorage> Raft<S> {
     fn pass_term(&mut self, message: &Message) -> bool {
         if message.term < self.term {
             self.refuse_stale(message);
-            return false;
+            // A snapshot takes long to send, and stays true whoever leads.
+            return matches!(message.body, MessageBody::Snapshot { .. });
         }
         if message.term == self.term {
             return true;
@@ -146,9 +167,10 @@ impl<S: LogStorage> Raft<S> {
             MessageBody::PreVote { .. } | MessageBody::PreVoteResponse { granted: true } => {}
             // A node cut off and back must not depose a leader that the others hear, nor break its lease (§4.2.3, §6.4.1).
             MessageBody::Vote { transfer: false, .. } if self.is_sticky() => return false,
-            MessageBody::Append { .. } | MessageBody::Heartbeat { .. } => {
-                self.become_follower(message.term, Some(message.from));
-            }
+            MessageBody::Append { .. }
+            | MessageBody::Heartbeat { .. }
+            | MessageBody::Snapshot { .. }
+            | MessageBody::Sleep { .. } => self.become_follower(message.term, Some(message.from)),
             _ => self.become_follower(message.term, None),
         }
         true
@@ -159,7 +181,7 @@ impl<S: LogStorage> Raft<S> {
         let body = match message.body {
             MessageBody::PreVote { .. } => MessageBody::PreVoteResponse { granted: false },
             MessageBody::Vote { .. } => MessageBody::VoteResponse { granted: false },
-            MessageBody::Append { .. } | MessageBody::Heartbeat { .. } => {
+            MessageBody::Append { .. } | MessageBody::Heartbeat { .. } | MessageBody::Sleep { .. } => {
                 MessageBody::HeartbeatResponse { round: Round::NONE }
             }
             _ => return,
@@ -193,6 +215,16 @@ impl<S: LogStorage> Raft<S> {
                 self.on_read_index_response(from, context, index)
             }
             MessageBody::TimeoutNow => self.on_timeout_now(from),
+            MessageBody::Snapshot { meta } => {
+                if term == self.term {
+                    self.hear_leader(from);
+                }
+                self.on_snapshot(self.leader.unwrap_or(from), meta);
+            }
+            MessageBody::Sleep { commit } => {
+                self.hear_leader(from);
+                self.on_sleep(commit);
+            }
         }
     }
 
@@ -205,6 +237,16 @@ impl<S: LogStorage> Raft<S> {
             State::Leader(_) => self.advance_commit(),
             State::Follower | State::PreCandidate(_) => {}
         }
+    }
+
+    pub(crate) fn on_applied(&mut self, index: Index) {
+        let unapplied = self.output.changes_handed_out.front();
+        assert!(
+            unapplied.is_none_or(|change| *change > index),
+            "applied {index} before the change in {unapplied:?}"
+        );
+        self.log.on_applied(index);
+        self.leave_joint();
     }
 
     pub(crate) fn on_entries_fetched(&mut self, id: FetchId, result: Result<Vec<Entry>, LogReadError>) {
@@ -225,6 +267,7 @@ impl<S: LogStorage> Raft<S> {
         assert!(term >= self.term, "back to term {term} from {}", self.term);
         self.leave_role(term);
         self.enter_term(term, None);
+        self.dormant = false;
         self.leader = leader;
         self.state = State::Follower;
         self.reset_election_timer();
@@ -325,19 +368,32 @@ impl<S: LogStorage> Raft<S> {
             last_index: self.log.last_index(),
             uncommitted_bytes: leader.map_or(0, |leader| leader.uncommitted_bytes()),
             lease: self.has_lease(),
+            dormant: self.dormant,
+            conf_state: self.conf_state(),
+            installing: self.installing.as_ref().map(|meta| meta.index),
             transferring_to: leader.and_then(|leader| leader.transferring_to()),
             pending_reads: self.forwarded.len() + leader.map_or(0, |leader| leader.pending_reads()),
             peers: self.peers().collect(),
         }
     }
 
-    /// Whether this node may be elected.
-    fn is_promotable(&self) -> bool {
-        self.membership.voters.contains(self.config.id)
+    /// Whether a change has removed this node, and it leads no more: nobody needs it any longer.
+    pub(crate) fn is_removed(&self) -> bool {
+        self.removed && !self.is_leader()
     }
 
-    /// Whether this node alone is a quorum.
+    pub(crate) fn is_dormant(&self) -> bool {
+        self.dormant
+    }
+
+    /// Whether this node may be elected: it votes, by the newest configuration it knows to count.
+    fn is_promotable(&self) -> bool {
+        let votes = self.membership.voters.contains(self.config.id);
+        votes && self.installing.is_none() && !self.log.may_hold_unapplied_change()
+    }
+
+    /// Whether this node alone is a quorum, and its log cannot tell otherwise.
     fn is_alone(&self) -> bool {
-        self.membership.voters.is_only(self.config.id)
+        self.membership.voters.is_only(self.config.id) && !self.log.may_hold_change()
     }
 }

@@ -2,9 +2,12 @@
 
 use bytes::Bytes;
 
+use crate::confchange::ConfChange;
 use crate::config::Config;
-use crate::entry::{ConfState, Entry, InitialState};
-use crate::error::{ConfigError, LogReadError, ProposeError, ReadError, StepError, TransferError};
+use crate::entry::{ConfState, Entry, InitialState, SnapshotMeta};
+use crate::error::{
+    ConfigError, LogReadError, ProposeConfError, ProposeError, ReadError, StepError, TransferError,
+};
 use crate::message::Message;
 use crate::raft::Raft;
 use crate::ready::{ReadStart, Ready};
@@ -61,7 +64,7 @@ impl<S: LogStorage> RawNode<S> {
 
     /// The state machine has applied everything up to `index`.
     pub fn on_applied(&mut self, index: Index) {
-        self.raft.log.on_applied(index);
+        self.raft.on_applied(index);
     }
 
     /// The answer to a [`Fetch`](crate::Fetch). A late one is ignored.
@@ -74,6 +77,37 @@ impl<S: LogStorage> RawNode<S> {
         self.raft.report_unreachable(node);
     }
 
+    /// A membership change, out of [`Ready::committed`], counts from now on. Returns the configuration it leads to; see
+    /// [`is_removed`](RawNode::is_removed) for whether this node is still in it.
+    ///
+    /// # Panics
+    /// If the entry is not the next change handed out.
+    pub fn apply_conf_change(&mut self, entry: &Entry) -> ConfState {
+        self.raft.apply_conf_change(entry)
+    }
+
+    /// The snapshot of [`Ready::snapshot`] has durably taken the place of the state machine, and the log was reset: the
+    /// storage shows an empty log after `meta.index`, whose term it knows. Everything handed out to be applied before was
+    /// applied or thrown away. The log's reset itself need not be durable, if a restart repeats it where the state machine
+    /// turns out to be ahead of the log.
+    ///
+    /// # Panics
+    /// If no such snapshot was to be installed, or the storage shows something else.
+    pub fn on_snapshot_installed(&mut self, meta: &SnapshotMeta) {
+        self.raft.on_snapshot_installed(meta);
+    }
+
+    /// The snapshot of [`Ready::snapshot`] was not installed: log and state machine are as before.
+    pub fn on_snapshot_failed(&mut self) {
+        self.raft.on_snapshot_failed();
+    }
+
+    /// Sending a snapshot to `to` ended: all of it arrived there, or not. If so the follower is asked from time to time
+    /// whether it has installed it; if not, it is named in [`Ready::snapshots_needed`] again.
+    pub fn report_snapshot(&mut self, to: NodeId, sent: bool) {
+        self.raft.report_snapshot(to, sent);
+    }
+
     // Commands
 
     /// Appends a command to the log, and says where.
@@ -82,6 +116,17 @@ impl<S: LogStorage> RawNode<S> {
     /// If nothing was appended, and what to do then.
     pub fn propose(&mut self, data: Bytes) -> Result<(Term, Index), ProposeError> {
         let index = self.raft.propose(data)?;
+        Ok((self.raft.term, index))
+    }
+
+    /// Appends a change of the membership, and says where. A change of more than one voter goes through a joint
+    /// configuration, which the leader leaves by itself. A leader may remove itself: it goes on until a quorum of the
+    /// others knows, then hands over; to keep the pause short, transfer the leadership first.
+    ///
+    /// # Errors
+    /// If nothing was appended, and what to do then.
+    pub fn propose_conf_change(&mut self, change: &ConfChange) -> Result<(Term, Index), ProposeConfError> {
+        let index = self.raft.propose_conf_change(change)?;
         Ok((self.raft.term, index))
     }
 
@@ -105,6 +150,17 @@ impl<S: LogStorage> RawNode<S> {
     /// another node may still hold one.
     pub fn campaign(&mut self) {
         self.raft.campaign();
+    }
+
+    /// A leader with nothing to do for anybody sends its followers to sleep, and sleeps. Returns whether it did. A node
+    /// asleep needs no ticks; whoever runs it watches the leader's machine, and wakes the node when that falls silent.
+    pub fn hibernate(&mut self) -> bool {
+        self.raft.hibernate()
+    }
+
+    /// Wakes a node that sleeps: a follower calls its leader and begins an election timeout, a leader sends heartbeats.
+    pub fn wake(&mut self) {
+        self.raft.rouse(None);
     }
 
     // Outputs
@@ -179,6 +235,27 @@ impl<S: LogStorage> RawNode<S> {
     /// Who belongs to the group.
     pub fn conf_state(&self) -> ConfState {
         self.raft.conf_state()
+    }
+
+    /// Whether a membership change has removed this node and it no longer leads: it can be destroyed. Not known any more
+    /// after a restart.
+    pub fn is_removed(&self) -> bool {
+        self.raft.is_removed()
+    }
+
+    /// Whether it sleeps.
+    pub fn is_dormant(&self) -> bool {
+        self.raft.is_dormant()
+    }
+
+    /// Whether [`hibernate`](RawNode::hibernate) would do anything.
+    pub fn can_hibernate(&self) -> bool {
+        self.raft.can_hibernate()
+    }
+
+    /// To whom a leader would best hand over; `None` unless leader, or where no other voter is well.
+    pub fn best_successor(&self) -> Option<NodeId> {
+        self.raft.best_successor()
     }
 
     /// The others as a leader sees them; nothing unless leader.

@@ -1,6 +1,6 @@
 //! What a node wants done.
 
-use crate::entry::{Entry, HardState};
+use crate::entry::{Entry, HardState, SnapshotMeta};
 use crate::message::Message;
 use crate::status::Role;
 use crate::types::{FetchId, Index, NodeId, ReadyId, Term};
@@ -14,7 +14,12 @@ use crate::types::{FetchId, Index, NodeId, ReadyId, Term};
 /// 3. Send `messages` at once.
 /// 4. Send `persisted_messages` when this Ready and all before it are durable, even if this one brings nothing to write.
 /// 5. Hand `committed` to the state machine; call [`on_applied`](crate::RawNode::on_applied) as it gets on.
-/// 6. Answer `fetches` with [`on_entries_fetched`](crate::RawNode::on_entries_fetched).
+/// 6. Of `committed`, give every membership change to [`apply_conf_change`](crate::RawNode::apply_conf_change), in order and
+///    before any other call on the node.
+/// 7. Install `snapshot` once everything handed out before is applied, and call
+///    [`on_snapshot_installed`](crate::RawNode::on_snapshot_installed) or
+///    [`on_snapshot_failed`](crate::RawNode::on_snapshot_failed).
+/// 8. Answer `fetches` with [`on_entries_fetched`](crate::RawNode::on_entries_fetched).
 ///
 /// Several Readys may be under way at a time.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -35,6 +40,9 @@ pub struct Ready {
     pub persisted_messages: Vec<Message>,
     /// To be applied: contiguous from the last one handed out, committed, and durable on this node.
     pub committed: Vec<Entry>,
+    /// A snapshot to be installed in place of the log and the state machine. Until that is reported, no appends are taken
+    /// and nothing more is handed out to be applied.
+    pub snapshot: Option<SnapshotMeta>,
     /// Reads that have their index.
     pub read_states: Vec<ReadState>,
     /// Contexts of reads that were lost, because the leader changed or did not answer: start them anew or refuse them.

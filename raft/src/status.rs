@@ -1,5 +1,6 @@
 //! What a node says of itself to operators and tests.
 
+use crate::entry::ConfState;
 use crate::types::{Index, NodeId, Round, Term};
 
 /// What a node is in its term (thesis §3.3). A learner is always a follower.
@@ -40,6 +41,12 @@ pub struct Status {
     pub uncommitted_bytes: u64,
     /// Whether it holds a lease for reads; false unless leader.
     pub lease: bool,
+    /// Whether it sleeps until something happens.
+    pub dormant: bool,
+    /// The configuration, as of what was handed out to be applied.
+    pub conf_state: ConfState,
+    /// The entry of the snapshot being installed.
+    pub installing: Option<Index>,
     /// To whom it is handing over.
     pub transferring_to: Option<NodeId>,
     /// Reads without an index yet.

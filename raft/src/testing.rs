@@ -10,5 +10,5 @@ pub mod disk;
 pub mod script;
 
 pub use cluster::Cluster;
-pub use describe::{describe_entry, describe_message};
+pub use describe::{describe_conf_state, describe_entry, describe_message};
 pub use disk::Disk;

@@ -32,6 +32,25 @@ impl Membership {
         Ok(Membership { voters, learners })
     }
 
+    /// Voters and learners, each once.
+    pub(crate) fn members(&self) -> impl Iterator<Item = NodeId> {
+        self.voters.voters().chain(self.learners.iter().copied())
+    }
+
+    pub(crate) fn contains(&self, node: NodeId) -> bool {
+        self.members().any(|member| member == node)
+    }
+
+    /// Whether nobody belongs to it: the configuration of a replica that was not told yet.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.members().next().is_none()
+    }
+
+    /// Whether it is a joint one.
+    pub(crate) fn is_joint(&self) -> bool {
+        !self.voters.outgoing.voters().is_empty()
+    }
+
     pub(crate) fn conf_state(&self) -> ConfState {
         ConfState {
             voters: self.voters.incoming.voters().to_vec(),
@@ -59,15 +78,32 @@ pub(crate) struct Tracker {
 impl Tracker {
     /// Knows nothing yet of any member but `own`; all are probed at the end of the log (thesis §3.5).
     pub(crate) fn new(own: NodeId, membership: &Membership, last: Index) -> Tracker {
-        let voters = membership.voters.voters().map(|node| (node, false));
-        let learners = membership.learners.iter().map(|node| (*node, true));
-        let mut peers: Vec<Progress> = voters
-            .chain(learners)
-            .filter(|(node, _)| *node != own)
-            .map(|(node, learner)| Progress::new(node, learner, last))
-            .collect();
-        peers.sort_unstable_by_key(|peer| peer.node);
-        Tracker { peers }
+        let mut tracker = Tracker { peers: Vec::new() };
+        tracker.follow(own, membership, last, 0);
+        tracker
+    }
+
+    /// Follows the members of a new configuration: keeps what is known of those that stay, begins with those that are
+    /// new as if they had just been heard, and returns those that left.
+    pub(crate) fn follow(
+        &mut self,
+        own: NodeId,
+        membership: &Membership,
+        last: Index,
+        tick: u64,
+    ) -> Vec<Progress> {
+        let mut former = std::mem::take(&mut self.peers);
+        for node in membership.members().filter(|node| *node != own) {
+            let known = former.iter().position(|peer| peer.node == node);
+            let mut peer = match known {
+                Some(position) => former.swap_remove(position),
+                None => Progress::new(node, true, last, tick),
+            };
+            peer.learner = !membership.voters.contains(node);
+            self.peers.push(peer);
+        }
+        self.peers.sort_unstable_by_key(|peer| peer.node);
+        former
     }
 
     pub(crate) fn get(&self, node: NodeId) -> Option<&Progress> {
@@ -112,5 +148,20 @@ mod tests {
         let tracker = Tracker::new(NodeId(1), &membership, Index(7));
         let seen: Vec<_> = tracker.iter().map(|peer| (peer.node.0, peer.learner)).collect();
         assert_eq!(seen, [(2, false), (4, false), (9, true)]);
+    }
+
+    #[test]
+    fn a_new_configuration_keeps_what_is_known() {
+        let mut membership = Membership::new(&conf(&[1, 2, 3], &[9], &[])).unwrap();
+        let mut tracker = Tracker::new(NodeId(1), &membership, Index(7));
+        tracker.get_mut(NodeId(9)).unwrap().accept(Index(5), Index(1));
+        membership = Membership::new(&conf(&[1, 2, 9], &[4], &[])).unwrap();
+        let left = tracker.follow(NodeId(1), &membership, Index(8), 30);
+        assert_eq!(left.iter().map(|peer| peer.node.0).collect::<Vec<_>>(), [3]);
+        let seen: Vec<_> = tracker
+            .iter()
+            .map(|peer| (peer.node.0, peer.learner, peer.match_index.0, peer.heard_tick))
+            .collect();
+        assert_eq!(seen, [(2, false, 0, 0), (4, true, 0, 30), (9, false, 5, 0)]);
     }
 }

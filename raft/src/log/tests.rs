@@ -25,9 +25,9 @@ fn log(terms: &[u64]) -> RaftLog<MemStorage> {
 
 /// Hands the unstable entries over as Ready `id`.
 fn submit(log: &mut RaftLog<MemStorage>, id: u64) {
-    let (truncate_from, entries) = log.take_unstable();
+    let (truncate_from, entries) = log.take_unstable(log.last_index());
     log.storage.write(truncate_from, &entries);
-    log.note_write(ReadyId(id), (Term(1), None));
+    log.note_write(ReadyId(id), log.last_index(), (Term(1), None));
     log.check_invariants();
 }
 
@@ -41,7 +41,7 @@ fn a_conflict_drops_the_suffix_and_what_was_flushed_of_it() {
     log.append(vec![entry(2, 1), entry(3, 3)]);
     assert_eq!(terms(&log), [1, 1, 3]);
     assert_eq!(log.flushed(), Index(2));
-    assert_eq!(log.take_unstable(), (Some(Index(3)), vec![entry(3, 3)]));
+    assert_eq!(log.take_unstable(log.last_index()), (Some(Index(3)), vec![entry(3, 3)]));
 }
 
 #[test]
@@ -57,7 +57,7 @@ fn a_conflict_among_unstable_entries_leaves_the_storage_alone() {
     let mut log = log(&[1]);
     log.append(vec![entry(2, 1), entry(3, 1)]);
     log.append(vec![entry(3, 2)]);
-    assert_eq!(log.take_unstable(), (None, vec![entry(2, 1), entry(3, 2)]));
+    assert_eq!(log.take_unstable(log.last_index()), (None, vec![entry(2, 1), entry(3, 2)]));
 }
 
 #[test]
@@ -65,7 +65,7 @@ fn two_conflicts_before_one_ready_truncate_at_the_lower() {
     let mut log = log(&[1, 1, 1, 1]);
     log.append(vec![entry(4, 2)]);
     log.append(vec![entry(2, 3), entry(3, 3)]);
-    assert_eq!(log.take_unstable(), (Some(Index(2)), vec![entry(2, 3), entry(3, 3)]));
+    assert_eq!(log.take_unstable(log.last_index()), (Some(Index(2)), vec![entry(2, 3), entry(3, 3)]));
 }
 
 #[test]
@@ -179,6 +179,6 @@ fn entries_are_applied_once_flushed_and_while_the_state_machine_keeps_up() {
 fn a_ready_not_made_visible_is_noticed() {
     let mut log = log(&[1]);
     log.append(vec![entry(2, 1)]);
-    log.take_unstable();
-    log.take_unstable();
+    log.take_unstable(log.last_index());
+    log.take_unstable(log.last_index());
 }

@@ -68,10 +68,18 @@ impl Unstable {
         }
     }
 
-    /// Hands everything over to the storage.
-    pub(super) fn take(&mut self) -> (Option<Index>, Vec<Entry>) {
-        self.offset = self.last_index().next();
-        (self.truncate_from.take(), std::mem::take(&mut self.entries))
+    /// Hands everything up to `end` over to the storage. A truncation goes with the first entry.
+    pub(super) fn take(&mut self, end: Index) -> (Option<Index>, Vec<Entry>) {
+        if end >= self.last_index() {
+            self.offset = self.last_index().next();
+            return (self.truncate_from.take(), std::mem::take(&mut self.entries));
+        }
+        let Some(position) = self.position(end.next()).filter(|position| *position > 0) else {
+            return (None, Vec::new());
+        };
+        let rest = self.entries.split_off(position);
+        self.offset = end.next();
+        (self.truncate_from.take(), std::mem::replace(&mut self.entries, rest))
     }
 
     fn position(&self, index: Index) -> Option<usize> {

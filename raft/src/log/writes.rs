@@ -48,6 +48,13 @@ impl Writes {
         }
     }
 
+    /// The log gave way to a snapshot of `index`: of the writes under way only the ballots still count.
+    pub(super) fn restart(&mut self, index: Index, term: Term) {
+        for write in &mut self.under_way {
+            write.tail = (index, term);
+        }
+    }
+
     /// Everything up to Ready `id` is durable. Returns the newest of the promises kept, which includes all before.
     pub(super) fn complete(&mut self, id: ReadyId) -> Option<Write> {
         let mut newest = None;

@@ -1,6 +1,7 @@
 //! Two sets of voters of which each must agree, while the group passes from one to the other.
 
 use super::{MajorityConfig, VoteResult};
+use crate::mutation::mutated;
 use crate::types::NodeId;
 
 /// A configuration in joint consensus; outside a change, `outgoing` is empty.
@@ -33,6 +34,9 @@ impl JointConfig {
 
     /// The greatest value that a majority of each half has reached; `None` if there is no voter.
     pub fn agreed<T: Ord + Copy>(&self, value: impl Fn(NodeId) -> T) -> Option<T> {
+        if mutated!(JointIncomingOnly) {
+            return self.incoming.agreed(value);
+        }
         match (self.incoming.agreed(&value), self.outgoing.agreed(&value)) {
             (Some(incoming), Some(outgoing)) => Some(incoming.min(outgoing)),
             (incoming, outgoing) => incoming.or(outgoing),
@@ -41,6 +45,9 @@ impl JointConfig {
 
     /// Where a vote stands: won if both halves are, lost if either is.
     pub fn vote_result(&self, vote: impl Fn(NodeId) -> Option<bool>) -> VoteResult {
+        if mutated!(JointIncomingOnly) {
+            return self.incoming.vote_result(vote);
+        }
         match (self.incoming.vote_result(&vote), self.outgoing.vote_result(&vote)) {
             (VoteResult::Won, VoteResult::Won) => VoteResult::Won,
             (VoteResult::Lost, _) | (_, VoteResult::Lost) => VoteResult::Lost,

@@ -36,6 +36,7 @@ impl<S: LogStorage> Raft<S> {
     /// Calls an election now, unless a lease could be broken by it: the group would hold the vote of a node that has just
     /// promised not to give it.
     pub(crate) fn campaign(&mut self) {
+        self.rouse(self.leader);
         let held = self.config.lease && self.is_sticky() && !self.is_alone();
         if !self.is_leader() && self.is_promotable() && !held {
             self.start_campaign();

@@ -15,6 +15,18 @@ impl<S: LogStorage> Raft<S> {
         commit: Index,
         round: Round,
     ) {
+        if self.installing.is_some() {
+            return;
+        }
+        // Entries say what changed since the group was founded, not who founded it.
+        if self.membership.is_empty() {
+            let result = AppendResult::Rejected {
+                rejected_index: prev_index,
+                hint_index: Index::ZERO,
+                hint_term: Term::ZERO,
+            };
+            return self.respond(from, MessageBody::AppendResponse { result, round });
+        }
         let mut entries = entries;
         let committed = self.log.committed();
         let matched = prev_index.max(committed);
@@ -39,7 +51,7 @@ impl<S: LogStorage> Raft<S> {
 
     /// Acknowledges everything up to `match_index`, when it is on disk. Several appends between two Readys are answered by
     /// one acknowledgement.
-    fn accept(&mut self, to: NodeId, match_index: Index, round: Round) {
+    pub(super) fn accept(&mut self, to: NodeId, match_index: Index, round: Round) {
         if match_index <= self.log.flushed() && self.is_term_durable() {
             let result = AppendResult::Accepted { match_index };
             return self.send(to, MessageBody::AppendResponse { result, round });

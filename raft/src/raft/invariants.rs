@@ -21,6 +21,12 @@ impl<S: LogStorage> Raft<S> {
         }
         let forwards = self.leader.is_some_and(|leader| leader != own);
         assert!(forwards || self.forwarded.len() == 0, "reads sent on to nobody");
+        assert!(self.installing.is_none() || matches!(self.state, State::Follower), "only followers install");
+        assert!(
+            !self.dormant || matches!(self.state, State::Follower | State::Leader(_)),
+            "a sleeping candidate"
+        );
+        assert!(self.output.changes_handed_out.len() <= 1 || !self.is_leader(), "one change at a time");
         self.check_leader();
     }
 
@@ -34,6 +40,7 @@ impl<S: LogStorage> Raft<S> {
             assert!(peer.match_index < peer.next_index, "match {} of {}", peer.match_index, peer.node);
             assert!(peer.next_index <= last.next(), "next {} of {}", peer.next_index, peer.node);
             assert!(peer.acked_round <= leader.current_round(), "a round echoed before it was opened");
+            assert!(self.membership.contains(peer.node), "a peer is a member: {}", peer.node);
             if let Flow::Replicate { inflights } = &peer.flow {
                 assert!(inflights.len() <= self.config.inflight_messages_max, "the window of {}", peer.node);
                 let settled = peer.match_index.next() == peer.next_index;

@@ -4,12 +4,14 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
+use super::membership::Retirement;
 use super::transfer::Transfer;
 use super::{Raft, State};
 use crate::entry::{Entry, EntryKind};
 use crate::error::ProposeError;
 use crate::lease::Rounds;
 use crate::message::AppendResult;
+use crate::mutation::mutated;
 use crate::read_index::PendingReads;
 use crate::status::PeerStatus;
 use crate::storage::LogStorage;
@@ -34,7 +36,10 @@ pub(super) struct Leader {
     check_round: Round,
     /// The first entry of this term.
     pub(super) first_of_term: Index,
-    uncommitted: Uncommitted,
+    /// The last membership change there may be, or the first entry of the term; the next one waits until it is applied.
+    pub(super) pending_change: Index,
+    pub(super) retirement: Option<Retirement>,
+    pub(super) uncommitted: Uncommitted,
 }
 
 impl Leader {
@@ -51,8 +56,16 @@ impl Leader {
             heartbeat_ticks: 0,
             check_ticks: 0,
             first_of_term: last.next(),
+            pending_change: last.next(),
+            retirement: None,
             uncommitted: Uncommitted::new(last.next()),
         }
+    }
+
+    /// Begins a new interval of check-quorum: who counts has changed, or was not asked.
+    pub(super) fn grant_check_interval(&mut self) {
+        self.check_ticks = 0;
+        self.check_round = self.rounds.current();
     }
 
     pub(super) fn current_round(&self) -> Round {
@@ -97,7 +110,7 @@ impl Leader {
 ///
 /// Invariant: `sizes` holds the sizes of the entries from `first` on, and `bytes` their sum.
 #[derive(Debug)]
-struct Uncommitted {
+pub(super) struct Uncommitted {
     first: Index,
     sizes: VecDeque<u64>,
     bytes: u64,
@@ -112,7 +125,7 @@ impl Uncommitted {
         self.bytes == 0 || self.bytes.saturating_add(size) <= bytes_max
     }
 
-    fn push(&mut self, size: u64) {
+    pub(super) fn push(&mut self, size: u64) {
         self.sizes.push_back(size);
         self.bytes += size;
     }
@@ -135,6 +148,9 @@ impl<S: LogStorage> Raft<S> {
         let State::Leader(leader) = &mut self.state else {
             return Err(ProposeError::NotLeader { leader: leader_known });
         };
+        if leader.retirement.is_some() {
+            return Err(ProposeError::NotLeader { leader: None });
+        }
         if let Some(to) = leader.transferring_to() {
             return Err(ProposeError::Transferring { to });
         }
@@ -146,6 +162,7 @@ impl<S: LogStorage> Raft<S> {
         }
         leader.uncommitted.push(size);
         self.log.push(entry);
+        self.rouse(None);
         Ok(index)
     }
 
@@ -170,6 +187,7 @@ impl<S: LogStorage> Raft<S> {
                 if peer.accept(match_index, self.log.storage.first_index()) {
                     self.advance_commit();
                     self.pursue_transfer(from);
+                    self.pursue_retirement();
                 }
             }
             AppendResult::Rejected { rejected_index, hint_index, hint_term } => {
@@ -190,6 +208,7 @@ impl<S: LogStorage> Raft<S> {
         let quorum = leader.quorum_round(self.config.id, &self.membership);
         leader.rounds.forget_before(quorum);
         self.release_reads();
+        self.pursue_retirement();
     }
 
     pub(crate) fn report_unreachable(&mut self, node: NodeId) {
@@ -198,6 +217,7 @@ impl<S: LogStorage> Raft<S> {
             && matches!(peer.flow, crate::tracker::Flow::Replicate { .. })
         {
             peer.become_probe(peer.match_index.next());
+            self.rouse(None);
         }
     }
 
@@ -211,8 +231,13 @@ impl<S: LogStorage> Raft<S> {
             true => flushed,
             false => leader.tracker.get(node).map_or(Index::ZERO, |peer| peer.match_index),
         };
-        let Some(quorum) = self.membership.voters.agreed(held) else { return };
-        if quorum < leader.first_of_term || !self.log.commit_to(quorum) {
+        let agreed = match mutated!(LearnerCounts) {
+            true => agreed_with_learners(&self.membership, held),
+            false => self.membership.voters.agreed(held),
+        };
+        let Some(quorum) = agreed else { return };
+        let of_term = quorum >= leader.first_of_term || mutated!(CommitOldTerm);
+        if !of_term || !self.log.commit_to(quorum) {
             return;
         }
         leader.uncommitted.commit_to(quorum);
@@ -240,6 +265,7 @@ impl<S: LogStorage> Raft<S> {
         }
         self.expire_reads();
         self.tick_transfer();
+        self.leave_joint();
     }
 
     /// An election timeout has passed since the last check: a leader that no quorum has answered since steps down, so that
@@ -255,4 +281,11 @@ impl<S: LogStorage> Raft<S> {
             self.become_follower(self.term, None);
         }
     }
+}
+
+/// What as many nodes as are a majority of the voters hold, learners among them: a fault, see `mutation`.
+fn agreed_with_learners(membership: &Membership, held: impl Fn(NodeId) -> Index) -> Option<Index> {
+    let mut values: Vec<Index> = membership.members().map(held).collect();
+    values.sort_unstable_by(|a, b| b.cmp(a));
+    values.get(membership.voters.incoming.quorum() - 1).copied()
 }

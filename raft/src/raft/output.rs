@@ -1,13 +1,16 @@
 //! The `Ready`: what has come up since the last one, collected, and what is worked out only when it is taken.
 
+use std::collections::VecDeque;
+
 use super::Raft;
-use crate::entry::{Entry, HardState};
+use crate::entry::{Entry, EntryKind, HardState, SnapshotMeta};
 use crate::error::LogReadError;
 use crate::message::{Message, MessageBody};
+use crate::mutation::mutated;
 use crate::ready::{Fetch, ReadState, Ready, SoftState};
 use crate::status::Role;
 use crate::storage::LogStorage;
-use crate::types::{FetchId, NodeId, ReadyId, Term};
+use crate::types::{FetchId, Index, NodeId, ReadyId, Term};
 
 /// What has come up since the last `Ready`, and what the last ones said.
 #[derive(Debug)]
@@ -17,6 +20,11 @@ pub(super) struct Output {
     pub(super) read_states: Vec<ReadState>,
     pub(super) reads_dropped: Vec<u64>,
     pub(super) snapshots_needed: Vec<NodeId>,
+    pub(super) snapshot: Option<SnapshotMeta>,
+    /// Membership changes handed out to be applied, and not applied yet.
+    pub(super) changes_handed_out: VecDeque<Index>,
+    /// The commit index in the hard states that go to the disk before whatever follows.
+    pub(super) synced_commit: Index,
     fetches: Vec<Fetch>,
     last_ready: ReadyId,
     last_fetch: FetchId,
@@ -25,14 +33,17 @@ pub(super) struct Output {
 }
 
 impl Output {
-    /// `hard_state`: as recovered.
-    pub(super) fn new(hard_state: HardState) -> Output {
+    /// `hard_state`: as recovered. `committed`: what is known committed after every crash from now on.
+    pub(super) fn new(hard_state: HardState, committed: Index) -> Output {
         Output {
             messages: Vec::new(),
             persisted_messages: Vec::new(),
             read_states: Vec::new(),
             reads_dropped: Vec::new(),
             snapshots_needed: Vec::new(),
+            snapshot: None,
+            changes_handed_out: VecDeque::new(),
+            synced_commit: committed,
             fetches: Vec::new(),
             last_ready: ReadyId(0),
             last_fetch: FetchId(0),
@@ -58,6 +69,7 @@ impl Output {
             && self.read_states.is_empty()
             && self.reads_dropped.is_empty()
             && self.snapshots_needed.is_empty()
+            && self.snapshot.is_none()
             && self.fetches.is_empty()
     }
 }
@@ -111,29 +123,41 @@ impl<S: LogStorage> Raft<S> {
         self.replicate();
         self.forward_reads();
         let committed = self.take_committed();
-        let (hard, soft) = (self.hard_state(), self.soft_state());
+        // Up to a membership change that must not reach the disk before the commit index in this Ready; the next has it.
+        let end = self.log.writable_to(self.output.synced_commit);
+        let whole = end == self.log.last_index();
+        let (mut hard, soft) = (self.hard_state(), self.soft_state());
+        hard.commit = hard.commit.min(end);
         let before = std::mem::replace(&mut self.output.hard_state, hard);
         let soft_changed = std::mem::replace(&mut self.output.soft_state, soft) != soft;
-        let ballot_changed = ballot(&hard) != ballot(&before);
-        let must_sync = ballot_changed || self.log.has_unstable();
+        let must_sync = ballot(&hard) != ballot(&before) || self.log.has_unstable();
         let output = &mut self.output;
         output.last_ready = output.last_ready.next();
         let id = output.last_ready;
         if must_sync {
             // Before the entries leave: until the caller has stored them, only this log knows the last one's term.
-            self.log.note_write(id, ballot(&hard));
+            self.log.note_write(id, end, ballot(&hard));
+            output.synced_commit = hard.commit;
         }
-        let (truncate_from, entries) = self.log.take_unstable();
+        let (truncate_from, entries) = self.log.take_unstable(end);
         let output = &mut self.output;
+        // What is promised may concern the entries held back.
+        let mut persisted_messages =
+            if whole { std::mem::take(&mut output.persisted_messages) } else { Vec::new() };
+        let mut messages = std::mem::take(&mut output.messages);
+        if mutated!(AckBeforePersist) {
+            messages.append(&mut persisted_messages);
+        }
         Ready {
             id,
-            hard_state: (hard != before).then_some(hard),
+            hard_state: (hard != before || !whole).then_some(hard),
             must_sync,
             truncate_from,
             entries,
-            messages: std::mem::take(&mut output.messages),
-            persisted_messages: std::mem::take(&mut output.persisted_messages),
+            messages,
+            persisted_messages,
             committed,
+            snapshot: output.snapshot.take(),
             read_states: std::mem::take(&mut output.read_states),
             reads_dropped: std::mem::take(&mut output.reads_dropped),
             fetches: std::mem::take(&mut output.fetches),
@@ -155,7 +179,7 @@ impl<S: LogStorage> Raft<S> {
     /// Whether [`Raft::take_committed`] has anything to do.
     fn applies(&self) -> bool {
         let reader = &self.apply_reader;
-        let idle = reader.fetch.is_none() && !reader.stalled;
+        let idle = reader.fetch.is_none() && !reader.stalled && self.installing.is_none();
         idle && self.log.applicable(self.config.committed_bytes_max).is_some()
     }
 
@@ -172,6 +196,8 @@ impl<S: LogStorage> Raft<S> {
         };
         match read {
             Ok(entries) => {
+                let changes = entries.iter().filter(|entry| entry.kind == EntryKind::ConfChange);
+                self.output.changes_handed_out.extend(changes.map(|entry| entry.index));
                 self.log.hand_out(&entries);
                 return entries;
             }

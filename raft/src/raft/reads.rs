@@ -3,6 +3,7 @@
 use super::{Raft, State};
 use crate::error::ReadError;
 use crate::message::MessageBody;
+use crate::mutation::mutated;
 use crate::read_index::{PendingRead, ReadOrigin};
 use crate::ready::{ReadStart, ReadState};
 use crate::storage::LogStorage;
@@ -16,6 +17,7 @@ impl<S: LogStorage> Raft<S> {
 
     pub(crate) fn read_index(&mut self, context: u64, now: Nanos) -> Result<ReadStart, ReadError> {
         self.timers.observe(now);
+        self.rouse(None);
         if self.is_leader() {
             let index = self.start_read(ReadOrigin::Local { context })?;
             return Ok(index.map_or(ReadStart::Pending, ReadStart::At));
@@ -38,6 +40,9 @@ impl<S: LogStorage> Raft<S> {
         if !self.config.lease || leader.lease_forfeited || leader.transfer.is_some() {
             return false;
         }
+        if mutated!(SkipLeaseCheck) {
+            return true;
+        }
         let opened = leader.quorum_opened_at(self.config.id, &self.membership);
         opened.is_some_and(|at| self.timers.now.since(at) < self.config.lease_length())
     }
@@ -53,7 +58,11 @@ impl<S: LogStorage> Raft<S> {
     fn start_read(&mut self, origin: ReadOrigin) -> Result<Option<Index>, ReadError> {
         let committed = self.committed_in_term();
         let lease = self.has_lease();
+        let now_committed = self.log.committed();
         let State::Leader(leader) = &mut self.state else { return Err(ReadError::NoLeader) };
+        if mutated!(ReadUnconfirmed) {
+            return Ok(Some(now_committed));
+        }
         if committed.is_some() && lease {
             return Ok(committed);
         }

@@ -92,7 +92,7 @@ impl<S: LogStorage> Sender<'_, S> {
 
     /// Sends an append, or finds out why it cannot; afterwards the same append is not due any more.
     fn send_append(&mut self, peer: &mut Progress, due: AppendDue) {
-        let prev_index = peer.next_index.prev();
+        let prev_index = peer.append_after(self.log.last_index());
         let read = self.log.term(prev_index).and_then(|prev_term| {
             let entries = match due {
                 AppendDue::Entries => self.read_for(peer)?,

@@ -26,13 +26,15 @@ impl<S: LogStorage> Raft<S> {
         if to == self.config.id {
             return Err(TransferError::AlreadyLeader);
         }
-        if !self.membership.voters.contains(to) {
+        // Who is about to be removed is not worth it.
+        if !self.membership.voters.incoming.contains(to) {
             return Err(TransferError::NotVoter { node: to });
         }
         if let Some(to) = leader.transferring_to() {
             return Err(TransferError::InProgress { to });
         }
         leader.transfer = Some(Transfer { to, elapsed_ticks: 0 });
+        self.rouse(None);
         self.pursue_transfer(to);
         Ok(())
     }

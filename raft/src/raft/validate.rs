@@ -1,10 +1,11 @@
 //! What is refused at the door: messages that break the protocol, and recovered states that do not hang together.
 
 use super::{Raft, State};
-use crate::entry::{Entry, InitialState};
+use crate::entry::{Entry, InitialState, SnapshotMeta};
 use crate::error::{ConfigError, StepError};
 use crate::message::{AppendResult, Message, MessageBody};
 use crate::storage::LogStorage;
+use crate::tracker::Membership;
 use crate::types::{Index, Round, Term};
 
 /// Whether the log, the hard state and the applied index can be of one node.
@@ -35,7 +36,7 @@ impl<S: LogStorage> Raft<S> {
         if message.term == Term::ZERO || message.term == Term(u64::MAX) {
             return Err(StepError::Malformed { from, reason: "a term that no node enters" });
         }
-        if let MessageBody::Heartbeat { commit, .. } = message.body
+        if let MessageBody::Heartbeat { commit, .. } | MessageBody::Sleep { commit } = message.body
             && message.term >= self.term
             && commit > self.log.last_index()
         {
@@ -46,7 +47,12 @@ impl<S: LogStorage> Raft<S> {
                 broken_append(message.term, *prev_index, *prev_term, entries)
                     .or_else(|| self.second_leader(message))
             }
-            MessageBody::Heartbeat { .. } | MessageBody::TimeoutNow => self.second_leader(message),
+            MessageBody::Heartbeat { .. } | MessageBody::TimeoutNow | MessageBody::Sleep { .. } => {
+                self.second_leader(message)
+            }
+            MessageBody::Snapshot { meta } => {
+                broken_snapshot(message.term, meta).or_else(|| self.second_leader(message))
+            }
             MessageBody::AppendResponse { result, round } => {
                 self.broken_round(message, *round).or_else(|| self.broken_result(message, result))
             }
@@ -104,4 +110,13 @@ fn broken_append(term: Term, prev_index: Index, prev_term: Term, entries: &[Entr
         (index, below) = (entry.index, entry.term);
     }
     (below > term).then_some("entries of a later term")
+}
+
+/// A snapshot is of a position that its sender had committed, and names a group.
+fn broken_snapshot(term: Term, meta: &SnapshotMeta) -> Option<&'static str> {
+    if meta.index == Index::ZERO || meta.term == Term::ZERO || meta.term > term {
+        return Some("a snapshot of no committed entry");
+    }
+    let sound = !meta.conf_state.voters.is_empty() && Membership::new(&meta.conf_state).is_ok();
+    (!sound).then_some("a snapshot with an unsound configuration")
 }

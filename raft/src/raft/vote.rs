@@ -2,6 +2,7 @@
 
 use super::Raft;
 use crate::message::{Message, MessageBody};
+use crate::mutation::mutated;
 use crate::storage::LogStorage;
 use crate::types::{Index, NodeId, Term};
 
@@ -25,7 +26,8 @@ impl<S: LogStorage> Raft<S> {
         if !transfer && self.is_sticky() {
             return;
         }
-        let granted = self.may_vote_for(from) && self.log.is_up_to_date(last_index, last_term);
+        let free = self.may_vote_for(from) || mutated!(VoteTwice);
+        let granted = free && self.log.is_up_to_date(last_index, last_term);
         if granted {
             self.vote = Some(from);
             self.timers.elapsed_ticks = 0;

@@ -13,7 +13,7 @@ use super::checker::{
 use super::describe::describe_message;
 use super::disk::Disk;
 use crate::config::Config;
-use crate::entry::{ConfState, Entry};
+use crate::entry::{ConfState, Entry, EntryKind};
 use crate::error::{ProposeError, ReadError, StepError};
 use crate::message::Message;
 use crate::raw_node::RawNode;
@@ -376,6 +376,9 @@ impl Cluster {
         let node = host.node.as_mut().expect("a running node");
         for entry in &ready.committed {
             must_hold(self.checkers.machines.observe_apply(id, entry));
+            if entry.kind == EntryKind::ConfChange {
+                node.apply_conf_change(entry);
+            }
         }
         if let Some(last) = ready.committed.last() {
             node.on_applied(last.index);

@@ -1,8 +1,9 @@
 //! Messages and entries in one line each, for scripts and failing simulations.
 
-use crate::entry::{Entry, EntryKind};
+use crate::confchange::{ConfChange, ConfChangeStep};
+use crate::entry::{ConfState, Entry, EntryKind};
 use crate::message::{AppendResult, Message, MessageBody};
-use crate::types::Index;
+use crate::types::{Index, NodeId};
 
 /// An entry as `index/term payload`.
 #[must_use]
@@ -10,7 +11,7 @@ pub fn describe_entry(entry: &Entry) -> String {
     let payload = match entry.kind {
         EntryKind::Normal => String::from_utf8_lossy(&entry.data).into_owned(),
         EntryKind::Noop => "noop".to_owned(),
-        EntryKind::ConfChange => "conf-change".to_owned(),
+        EntryKind::ConfChange => describe_conf_change(&entry.data),
     };
     format!("{}/{} {payload}", entry.index, entry.term)
 }
@@ -51,7 +52,41 @@ fn describe_body(body: &MessageBody) -> String {
             format!("ReadIndexResponse {}", describe_index(*index))
         }
         MessageBody::TimeoutNow => "TimeoutNow".to_owned(),
+        MessageBody::Snapshot { meta } => {
+            format!("Snapshot {}/{} {}", meta.index, meta.term, describe_conf_state(&meta.conf_state))
+        }
+        MessageBody::Sleep { commit } => format!("Sleep commit {commit}"),
     }
+}
+
+/// A configuration as `(voters)`, `(incoming)&&(outgoing)`, with `learners (…)` if there are any.
+#[must_use]
+pub fn describe_conf_state(state: &ConfState) -> String {
+    let list = |nodes: &[NodeId]| {
+        let nodes: Vec<String> = nodes.iter().map(NodeId::to_string).collect();
+        format!("({})", nodes.join(" "))
+    };
+    let mut text = list(&state.voters);
+    if !state.voters_outgoing.is_empty() {
+        text = format!("{text}&&{}", list(&state.voters_outgoing));
+    }
+    if !state.learners.is_empty() {
+        text = format!("{text} learners {}", list(&state.learners));
+    }
+    text
+}
+
+fn describe_conf_change(data: &[u8]) -> String {
+    let Ok(change) = ConfChange::decode(data) else { return "conf-change?".to_owned() };
+    if change.steps.is_empty() {
+        return "leave-joint".to_owned();
+    }
+    let step = |step: &ConfChangeStep| match step {
+        ConfChangeStep::AddLearner(node) => format!("learner+{node}"),
+        ConfChangeStep::AddVoter(node) => format!("voter+{node}"),
+        ConfChangeStep::Remove(node) => format!("-{node}"),
+    };
+    change.steps.iter().map(step).collect::<Vec<_>>().join(" ")
 }
 
 fn describe_index(index: Option<Index>) -> String {

@@ -2,9 +2,9 @@
 //!
 //! ```text
 //!            accept                    snapshot needed
-//!   Probe ───────────▶ Replicate ─────────────────────▶ Snapshot
+//!   Probe ───────────▶ Replicate ─────────────────────▶ Snapshot ──▶ Replicate   it acknowledges what the log goes on from
 //!     ▲ ◀─────────────── │  reject, unreachable            │
-//!     └──────────────────────────────────────────────────-─┘ holds the log's start again
+//!     └──────────────────────────────────────────────────-─┘ not sent; or sent, and it says where its log ends
 //! ```
 
 use super::inflights::Inflights;
@@ -19,8 +19,20 @@ pub(crate) enum Flow {
     Probe { sent: Option<Round> },
     /// The logs agree up to `next_index - 1`, by all the leader knows: appends are pipelined.
     Replicate { inflights: Inflights },
-    /// The log no longer holds what the follower needs. `report_due`: the caller has yet to be told.
-    Snapshot { report_due: bool },
+    /// The log no longer holds what the follower needs.
+    Snapshot(Awaited),
+}
+
+/// Where a snapshot is on its way to a follower.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Awaited {
+    /// The caller has yet to be told that it is needed.
+    report_due: bool,
+    /// All of it is with the follower, which may take a while to install it. Now and then an empty append at the end of the
+    /// log asks whether it has.
+    sent: bool,
+    /// The entry before the last such append.
+    asked: Option<Index>,
 }
 
 /// The limits of the pipeline to one follower.
@@ -71,7 +83,7 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    pub(crate) fn new(node: NodeId, learner: bool, last: Index) -> Progress {
+    pub(crate) fn new(node: NodeId, learner: bool, last: Index, heard_tick: u64) -> Progress {
         Progress {
             node,
             learner,
@@ -79,7 +91,7 @@ impl Progress {
             next_index: last.next(),
             flow: Flow::Probe { sent: None },
             acked_round: Round::NONE,
-            heard_tick: 0,
+            heard_tick,
             told_commit: Index::ZERO,
             heartbeat_due: false,
             check_due: false,
@@ -103,7 +115,20 @@ impl Progress {
     }
 
     pub(crate) fn become_snapshot(&mut self) {
-        self.become_flow(Flow::Snapshot { report_due: true });
+        self.become_flow(Flow::Snapshot(Awaited { report_due: true, sent: false, asked: None }));
+    }
+
+    /// The transfer of a snapshot ended. One that failed is asked for again at the next tick, if the log still lacks what
+    /// the follower needs.
+    pub(crate) fn on_snapshot_sent(&mut self, sent: bool) {
+        match &mut self.flow {
+            Flow::Snapshot(awaited) if sent => *awaited = Awaited { report_due: false, sent, asked: None },
+            Flow::Snapshot(_) => {
+                self.become_probe(self.match_index.next());
+                self.stalled = true;
+            }
+            Flow::Probe { .. } | Flow::Replicate { .. } => {}
+        }
     }
 
     fn become_flow(&mut self, flow: Flow) {
@@ -126,8 +151,8 @@ impl Progress {
             Flow::Probe { .. } if match_index == self.match_index => self.become_replicate(),
             Flow::Probe { .. } => {}
             Flow::Replicate { inflights } => inflights.free_to(self.match_index),
-            Flow::Snapshot { .. } if self.match_index.next() >= first => self.become_replicate(),
-            Flow::Snapshot { .. } => {}
+            Flow::Snapshot(_) if self.match_index.next() >= first => self.become_replicate(),
+            Flow::Snapshot(_) => {}
         }
         advanced
     }
@@ -136,6 +161,14 @@ impl Progress {
     /// answers have overtaken this one.
     pub(crate) fn reject(&mut self, rejected: Index, agree_max: Index) {
         match self.flow {
+            // Even an empty log agrees with the start of every other: this one is of a replica that knows no members yet,
+            // and entries would not tell it who founded the group.
+            Flow::Probe { .. } if rejected == Index::ZERO && self.match_index == Index::ZERO => {
+                self.become_snapshot();
+            }
+            Flow::Snapshot(Awaited { asked, .. }) if asked == Some(rejected) => {
+                self.become_probe(rejected.min(agree_max.next()));
+            }
             Flow::Replicate { .. } if rejected > self.match_index => {
                 self.become_probe(self.match_index.next())
             }
@@ -165,7 +198,7 @@ impl Progress {
                 let still = self.match_index == match_before && self.acked_round > round_before;
                 self.check_due = outstanding && still;
             }
-            Flow::Snapshot { .. } => {}
+            Flow::Snapshot(awaited) => self.check_due = awaited.sent,
         }
     }
 
@@ -179,7 +212,7 @@ impl Progress {
             Flow::Replicate { inflights } if behind && readable && !full(inflights, window) => {
                 Some(AppendDue::Entries)
             }
-            Flow::Replicate { .. } if self.check_due => Some(AppendDue::Check),
+            Flow::Replicate { .. } | Flow::Snapshot(_) if self.check_due => Some(AppendDue::Check),
             _ => None,
         }
     }
@@ -197,22 +230,30 @@ impl Progress {
         }
     }
 
+    /// The entry before an append to be sent now.
+    pub(crate) fn append_after(&self, last: Index) -> Index {
+        match &self.flow {
+            Flow::Snapshot(_) => last,
+            Flow::Probe { .. } | Flow::Replicate { .. } => self.next_index.prev(),
+        }
+    }
+
     /// A snapshot was asked for and has not come: it may have been forgotten.
     pub(crate) fn repeat_snapshot_report(&mut self) {
-        if let Flow::Snapshot { report_due } = &mut self.flow {
-            *report_due = true;
+        if let Flow::Snapshot(awaited) = &mut self.flow {
+            awaited.report_due = !awaited.sent;
         }
     }
 
     pub(crate) fn take_snapshot_report(&mut self) -> bool {
         match &mut self.flow {
-            Flow::Snapshot { report_due } => std::mem::take(report_due),
+            Flow::Snapshot(awaited) => std::mem::take(&mut awaited.report_due),
             _ => false,
         }
     }
 
     pub(crate) fn snapshot_report_due(&self) -> bool {
-        matches!(self.flow, Flow::Snapshot { report_due: true })
+        matches!(self.flow, Flow::Snapshot(Awaited { report_due: true, .. }))
     }
 
     /// An append left with entries up to `last_sent` (none if that is before `next_index`).
@@ -225,9 +266,15 @@ impl Progress {
                 self.next_index = last_sent.next();
             }
             Flow::Replicate { .. } => self.check_due = false,
-            Flow::Snapshot { .. } => unreachable!("an append to a follower that awaits a snapshot"),
+            Flow::Snapshot(awaited) => {
+                assert!(awaited.sent, "an append to a follower that awaits a snapshot");
+                awaited.asked = Some(last_sent);
+                self.check_due = false;
+            }
         }
-        self.told_commit = self.told_commit.max(commit.min(last_sent));
+        if !matches!(self.flow, Flow::Snapshot(_)) {
+            self.told_commit = self.told_commit.max(commit.min(last_sent));
+        }
     }
 
     // Getters
@@ -236,7 +283,7 @@ impl Progress {
         let (state, messages, bytes) = match &self.flow {
             Flow::Probe { sent } => (PeerState::Probe, usize::from(sent.is_some()), 0),
             Flow::Replicate { inflights } => (PeerState::Replicate, inflights.len(), inflights.bytes()),
-            Flow::Snapshot { .. } => (PeerState::Snapshot, 0, 0),
+            Flow::Snapshot(_) => (PeerState::Snapshot, 0, 0),
         };
         PeerStatus {
             node: self.node,

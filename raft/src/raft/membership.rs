@@ -1,0 +1,171 @@
+//! Changes of the membership (thesis §4), and the leader that is removed by one.
+//!
+//! A configuration takes effect when it is applied. One change is under way at a time: a leader proposes the next one
+//! when it has applied everything up to the last one, and a new leader when it has applied the first entry of its term,
+//! for it cannot know what lies before. `log/conf_entries` tells why that is safe. A joint configuration is left by a
+//! change that the leader proposes by itself.
+//!
+//! A leader that is removed goes on leading, without counting itself, until a quorum of those that stay knows the change
+//! committed (thesis §4.2.2 has it stop at the commit, but there a configuration takes effect when it is appended; here
+//! the last other voter would wait forever for the vote of a node that is gone). Then it asks the best of them to stand
+//! for election, and follows.
+
+use super::{Raft, State};
+use crate::confchange::{ConfChange, changed, changed_by};
+use crate::entry::{ConfState, Entry, EntryKind};
+use crate::error::ProposeConfError;
+use crate::message::MessageBody;
+use crate::quorum::VoteResult;
+use crate::status::{PeerState, PeerStatus};
+use crate::storage::LogStorage;
+use crate::tracker::Membership;
+use crate::types::{Index, NodeId, Round};
+
+/// A leader that the applied configuration does not name.
+#[derive(Debug)]
+pub(super) struct Retirement {
+    /// The change that removed it.
+    index: Index,
+    /// Once those that stay hold that entry: the round in which they were told that it is committed.
+    round: Option<Round>,
+}
+
+impl<S: LogStorage> Raft<S> {
+    // Proposing
+
+    pub(crate) fn propose_conf_change(&mut self, change: &ConfChange) -> Result<Index, ProposeConfError> {
+        let leader_known = self.leader;
+        let State::Leader(leader) = &self.state else {
+            return Err(ProposeConfError::NotLeader { leader: leader_known });
+        };
+        if leader.retirement.is_some() {
+            return Err(ProposeConfError::NotLeader { leader: None });
+        }
+        if let Some(to) = leader.transferring_to() {
+            return Err(ProposeConfError::Transferring { to });
+        }
+        if self.log.applied() < leader.pending_change {
+            return Err(ProposeConfError::InFlight { index: leader.pending_change });
+        }
+        let current = self.conf_state();
+        let next = changed_by(&current, change)?;
+        if next == current {
+            return Err(ProposeConfError::NoEffect);
+        }
+        let next = Membership::new(&next).expect("a change keeps the configuration sound");
+        if next.voters.incoming.vote_result(|voter| Some(self.is_active(voter))) != VoteResult::Won {
+            return Err(ProposeConfError::NoQuorum);
+        }
+        self.rouse(None);
+        Ok(self.append_conf_change(change))
+    }
+
+    /// Whether this node, or a peer that was lately heard.
+    fn is_active(&self, node: NodeId) -> bool {
+        node == self.config.id || self.peers().any(|peer| peer.node == node && peer.active)
+    }
+
+    fn append_conf_change(&mut self, change: &ConfChange) -> Index {
+        let index = self.log.last_index().next();
+        let data = change.encode_after(self.log.applied());
+        let State::Leader(leader) = &mut self.state else { unreachable!("only a leader appends") };
+        // Not charged: it is rare, and must pass whatever waits.
+        leader.uncommitted.push(0);
+        leader.pending_change = index;
+        self.log.push(Entry { term: self.term, index, kind: EntryKind::ConfChange, data });
+        index
+    }
+
+    /// Leaves a joint configuration as soon as it may. Repeated at every tick and whenever something is applied.
+    pub(super) fn leave_joint(&mut self) {
+        let State::Leader(leader) = &self.state else { return };
+        let free = leader.transfer.is_none() && self.log.applied() >= leader.pending_change;
+        if self.membership.is_joint() && free {
+            self.rouse(None);
+            self.append_conf_change(&ConfChange::leave());
+        }
+    }
+
+    // Applying
+
+    pub(crate) fn apply_conf_change(&mut self, entry: &Entry) -> ConfState {
+        assert_eq!(
+            self.output.changes_handed_out.pop_front(),
+            Some(entry.index),
+            "changes are applied in order"
+        );
+        let state = changed(&self.conf_state(), &entry.data)
+            .unwrap_or_else(|error| panic!("entry {}, a committed membership change: {error}", entry.index));
+        self.enter_configuration(&state, entry.index);
+        self.conf_state()
+    }
+
+    /// From now on this configuration counts, for all this node does.
+    pub(super) fn enter_configuration(&mut self, state: &ConfState, index: Index) {
+        let own = self.config.id;
+        let before = self.membership.contains(own);
+        self.membership = Membership::new(state).expect("a sound configuration");
+        self.removed |= before && !self.membership.contains(own);
+        let votes = self.membership.voters.contains(own);
+        match &mut self.state {
+            State::PreCandidate(_) | State::Candidate(_) if !votes => self.become_follower(self.term, None),
+            State::Follower | State::PreCandidate(_) | State::Candidate(_) => {}
+            State::Leader(leader) => {
+                let left = leader.tracker.follow(own, &self.membership, self.log.last_index(), leader.tick);
+                leader.grant_check_interval();
+                if leader.transferring_to().is_some_and(|to| !self.membership.voters.contains(to)) {
+                    leader.transfer = None;
+                }
+                if !votes && leader.retirement.is_none() {
+                    leader.retirement = Some(Retirement { index, round: None });
+                }
+                // Those that hold the change learn that it is committed; the others, that they are asked for nothing more.
+                for peer in left.iter().filter(|peer| peer.match_index >= index) {
+                    self.send(peer.node, MessageBody::Heartbeat { commit: index, round: Round::NONE });
+                }
+                self.advance_commit();
+                self.release_reads();
+                self.pursue_retirement();
+            }
+        }
+    }
+
+    // Retiring
+
+    /// Goes on with the retirement of a leader that was removed.
+    pub(super) fn pursue_retirement(&mut self) {
+        let State::Leader(leader) = &mut self.state else { return };
+        let Some(Retirement { index, round }) = leader.retirement else { return };
+        let tracker = &leader.tracker;
+        let holds = |round: Round| {
+            self.membership.voters.vote_result(|voter| {
+                tracker.get(voter).map(|peer| peer.match_index >= index && peer.acked_round >= round)
+            })
+        };
+        match round {
+            None if holds(Round::NONE) == VoteResult::Won => {
+                let round = leader.rounds.open(self.timers.now);
+                leader.retirement = Some(Retirement { index, round: Some(round) });
+                leader.tracker.iter_mut().for_each(|peer| peer.heartbeat_due = true);
+            }
+            Some(round) if holds(round) == VoteResult::Won => {
+                if let Some(successor) = self.best_successor() {
+                    self.send(successor, MessageBody::TimeoutNow);
+                }
+                self.become_follower(self.term, None);
+            }
+            _ => {}
+        }
+    }
+
+    /// The voter, other than this node, that has most of the log of all that were lately heard.
+    pub(crate) fn best_successor(&self) -> Option<NodeId> {
+        let fit = |peer: &PeerStatus| {
+            peer.active
+                && peer.state == PeerState::Replicate
+                && self.membership.voters.incoming.contains(peer.node)
+        };
+        let rank = |peer: &PeerStatus| (peer.match_index, std::cmp::Reverse(peer.node));
+        self.peers().filter(fit).max_by_key(rank).map(|peer| peer.node)
+    }
+}
