@@ -79,6 +79,8 @@ pub fn group_message(group: u32, message: Message) -> GroupMessage {
             GroupBody::ReadIndexResponse { context, index: index.map(|index| index.0) }
         }
         MessageBody::TimeoutNow => GroupBody::TimeoutNow,
+        MessageBody::Sleep { commit } => GroupBody::Sleep { commit: commit.0 },
+        MessageBody::Snapshot { .. } => unreachable!("a snapshot has a connection of its own"),
     };
     GroupMessage { group, from: message.from.0, to: message.to.0, term: message.term.0, body }
 }
@@ -114,7 +116,8 @@ pub fn raft_message(message: GroupMessage) -> Option<Message> {
             MessageBody::ReadIndexResponse { context, index: index.map(Index) }
         }
         GroupBody::TimeoutNow => MessageBody::TimeoutNow,
-        GroupBody::Join | GroupBody::Invite | GroupBody::Gone | GroupBody::Sleep { .. } => return None,
+        GroupBody::Sleep { commit } => MessageBody::Sleep { commit: Index(commit) },
+        GroupBody::Join | GroupBody::Invite | GroupBody::Gone => return None,
     };
     Some(Message { from: NodeId(message.from), to: NodeId(message.to), term: Term(message.term), body })
 }
