@@ -16,6 +16,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use engine::command::{KeyPlace, Mutation, NewValue, Session, encode};
 use engine::machine::{Machine, MachineEntry};
 use engine::store::{MemEngine, RocksConfig, RocksEngine, RocksShared, StorageEngine};
+use raft::{ConfState, EntryKind};
 
 const VALUE_BYTES: usize = 4096;
 /// Keys per machine: overwrites happen, so garbage is collected too.
@@ -82,7 +83,10 @@ struct Load {
 
 impl Load {
     fn new(engines: Vec<Arc<dyn StorageEngine>>, with_sessions: bool) -> Self {
-        let machines = engines.into_iter().map(|engine| Machine::open(engine).expect("a machine")).collect();
+        let machines = engines
+            .into_iter()
+            .map(|engine| Machine::open(engine, ConfState::default()).expect("a machine"))
+            .collect();
         // Not all alike: some devices and file systems notice.
         let value = (0..VALUE_BYTES).map(|at| (at * 131 % 251).to_le_bytes()[0]).collect();
         Self { machines, value, turn: 0, random: 1, with_sessions }
@@ -107,7 +111,7 @@ impl Load {
         let session =
             Session { client: index % 50, sequence: index, acked_below: index.saturating_sub(1600) };
         let payload = encode(index, index, self.with_sessions.then_some(session), &[put]);
-        MachineEntry { index, term: 1, payload, want_outcome: true }
+        MachineEntry { index, term: 1, kind: EntryKind::Normal, payload, want_outcome: true }
     }
 
     /// Applies `puts` puts; CPU time without that for making entries, memory all written out at the end.

@@ -9,10 +9,13 @@
 //! - **All or nothing.** A command whose compare-and-swap fails writes nothing; a batch of entries, its
 //!   sessions, clock and applied position reach the engine in one atomic write.
 //! - Applied entries only grow in index; the engine's `applied` is the machine's.
+//! - The membership ([`Machine::conf_state`]) is that of the last membership change applied, and lies beside
+//!   the applied position: what is opened again, or installed from a checkpoint, knows who belongs to the group.
 //!
 //! After an error of [`Machine::apply`] the machine must be dropped: its sessions may be ahead of the
 //! engine. Open a new one on the engine to go on.
 
+mod membership;
 mod outcome;
 mod overlay;
 mod read;
@@ -21,11 +24,14 @@ mod session;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use raft::confchange::{ConfChangeError, changed};
+use raft::{ConfState, EntryKind};
 use thiserror::Error;
 
 use crate::command::{Command, DecodeError, Expected, META_TAG, Op, Record, RecordError, StoredKey, decode};
 use crate::store::{Applied, Lookup, ReadTier, StorageEngine, StoreError, Write, WriteSet};
 
+pub use membership::ConfStateCorrupt;
 pub use outcome::{MutationOutcome, Outcome};
 pub use read::{
     ReadError, ReadValue, ScanItem, ScanPosition, ScanValues, StoredValue, read_value, scan_values,
@@ -42,8 +48,10 @@ pub struct MachineEntry {
     pub index: u64,
     /// The entry's term.
     pub term: u64,
-    /// An encoded command ([`crate::command::encode`]); empty for an entry that only moves the position
-    /// (a leader's first entry, a membership change).
+    /// What the entry is for: a command, a leader's first entry, or a membership change.
+    pub kind: EntryKind,
+    /// What belongs to the kind: an encoded command ([`crate::command::encode`]), or empty where the entry only
+    /// moves the position; an encoded membership change; nothing.
     pub payload: Bytes,
     /// Whether someone waits for the outcome: the leader does, followers save the work.
     pub want_outcome: bool,
@@ -77,6 +85,15 @@ pub enum ApplyError {
         /// The command's version.
         version: u64,
     },
+    /// A committed membership change does not fit the membership: a bug, or an entry of a newer version.
+    /// Stop the node.
+    #[error("entry {index}: {source}")]
+    ConfChange {
+        /// The entry's index.
+        index: u64,
+        /// Why it does not fit.
+        source: ConfChangeError,
+    },
     /// A stored record is damaged: rebuild the replica from its peers by snapshot.
     #[error("entry {index} meets a damaged record: {source}")]
     StoredRecord {
@@ -102,6 +119,9 @@ pub enum MachineOpenError {
         /// Its length.
         bytes: usize,
     },
+    /// The membership record is damaged: rebuild the replica from its peers by snapshot.
+    #[error(transparent)]
+    ConfState(#[from] ConfStateCorrupt),
     /// The engine failed; its error says what to do.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -120,19 +140,24 @@ pub struct Machine {
     /// The highest leader clock seen, in milliseconds since the Unix epoch.
     clock_ms: u64,
     applied: Applied,
+    conf_state: ConfState,
+    /// Whether the engine holds `conf_state`; a store made before there were membership changes does not.
+    conf_state_stored: bool,
     /// Session records of the batch being applied; kept for its capacity.
     scratch: Vec<u8>,
 }
 
 impl Machine {
-    /// Starts on what `engine` holds. Reads every session; may block.
-    pub fn open(engine: Arc<dyn StorageEngine>) -> Result<Self, MachineOpenError> {
-        Self::open_with_limits(engine, SessionLimits::STANDARD)
+    /// Starts on what `engine` holds. `initial` is the membership the group was founded with: it holds until
+    /// the engine has a record of its own. Reads every session; may block.
+    pub fn open(engine: Arc<dyn StorageEngine>, initial: ConfState) -> Result<Self, MachineOpenError> {
+        Self::open_with_limits(engine, initial, SessionLimits::STANDARD)
     }
 
     /// As [`Machine::open`], with other bounds for sessions, for tests that want to reach them.
     fn open_with_limits(
         engine: Arc<dyn StorageEngine>,
+        initial: ConfState,
         limits: SessionLimits,
     ) -> Result<Self, MachineOpenError> {
         let sessions = SessionTable::load(engine.as_ref(), limits)?;
@@ -144,8 +169,12 @@ impl Machine {
             Lookup::Missing => 0,
             Lookup::NotInMemory => unreachable!("a read of every tier answers"),
         };
+        let stored = membership::read(engine.as_ref())??;
+        let conf_state_stored = stored.is_some();
+        let conf_state = stored.unwrap_or(initial);
         let applied = engine.applied()?;
-        Ok(Self { engine, sessions, clock_ms, applied, scratch: Vec::new() })
+        let scratch = Vec::new();
+        Ok(Self { engine, sessions, clock_ms, applied, conf_state, conf_state_stored, scratch })
     }
 
     /// The last entry applied.
@@ -156,6 +185,11 @@ impl Machine {
     /// The machine's clock: the highest leader clock it has seen, in milliseconds since the Unix epoch.
     pub fn clock_ms(&self) -> u64 {
         self.clock_ms
+    }
+
+    /// Who belongs to the group, as of [`Machine::applied`].
+    pub fn conf_state(&self) -> &ConfState {
+        &self.conf_state
     }
 
     /// How many client sessions are remembered.
@@ -207,8 +241,14 @@ impl Machine {
         if self.clock_ms != clock_before {
             writes.push(Write::Put { key: &CLOCK_KEY, value: &clock });
         }
+        let members;
+        if !self.conf_state_stored {
+            members = membership::encode(&self.conf_state);
+            writes.push(Write::Put { key: &membership::KEY, value: &members });
+        }
         self.engine.apply(&WriteSet { applied: self.applied, writes: &writes })?;
         drop(writes);
+        self.conf_state_stored = true;
         self.scratch = scratch;
         Ok(AppliedBatch { applied: self.applied, outcomes })
     }
@@ -220,6 +260,12 @@ impl Machine {
         entry: &'a MachineEntry,
     ) -> Result<Option<Outcome>, ApplyError> {
         let index = entry.index;
+        if entry.kind == EntryKind::ConfChange {
+            self.conf_state = changed(&self.conf_state, &entry.payload)
+                .map_err(|source| ApplyError::ConfChange { index, source })?;
+            self.conf_state_stored = false;
+            return Ok(Some(Outcome::empty()));
+        }
         if entry.payload.is_empty() {
             return Ok(Some(Outcome::empty()));
         }

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
+use net::map::ClusterMap;
 use raft::{Index, Nanos, Term};
 use thiserror::Error;
 use wal::WalConfig;
@@ -205,7 +206,7 @@ impl CoreSetup {
         let mut shard_dirs = HashMap::new();
         let cores = self.config.cores();
         for info in map.shards.iter().filter(|info| placement::core_of(info.id, cores) == core) {
-            let open = self.open_shard(info.id)?;
+            let open = self.open_shard(info.id, &map)?;
             let applied = open.machine.applied();
             seeds.push(ReplicaSeed {
                 shard: open.shard,
@@ -213,7 +214,7 @@ impl CoreSetup {
                 engine: open.engine,
                 applied: Index(applied.index),
                 applied_term: Term(applied.term),
-                conf_state: placement::founders(&map),
+                conf_state: open.machine.conf_state().clone(),
             });
             machines.insert(open.shard, open.machine);
             shard_dirs.insert(open.shard, open.dir);
@@ -237,7 +238,7 @@ impl CoreSetup {
         Ok(())
     }
 
-    fn open_shard(&self, shard: u32) -> Result<OpenShard, ServeError> {
+    fn open_shard(&self, shard: u32, map: &ClusterMap) -> Result<OpenShard, ServeError> {
         let failed = |detail: String| ServeError::Store { shard, detail };
         let dir = self.data.shard(self.mesh.core, shard);
         std::fs::create_dir_all(&dir).map_err(|error| failed(format!("{}: {error}", dir.display())))?;
@@ -248,8 +249,8 @@ impl CoreSetup {
             // Rebuilt from the log, which is never compacted past what the engine holds durably: nothing.
             None => Arc::new(MemEngine::new()),
         };
-        let machine =
-            Machine::open(engine.clone()).map_err(|error: MachineOpenError| failed(error.to_string()))?;
+        let machine = Machine::open(engine.clone(), placement::founders(map))
+            .map_err(|error: MachineOpenError| failed(error.to_string()))?;
         Ok(OpenShard { shard, dir, engine, machine })
     }
 

@@ -102,8 +102,9 @@ impl Core {
                 batch.entries.push(MachineEntry {
                     index: entry.index.0,
                     term: entry.term.0,
+                    kind: entry.kind,
                     want_outcome: is_command && replica.wants_outcome(entry.index),
-                    payload: if is_command { entry.data } else { bytes::Bytes::new() },
+                    payload: if compaction.is_none() { entry.data } else { bytes::Bytes::new() },
                 });
             }
             bytes += batch.bytes;

@@ -62,7 +62,7 @@ impl Node {
         let mut seeds = Vec::new();
         for shard in &map.shards {
             let engine: Arc<dyn StorageEngine> = Arc::new(MemEngine::new());
-            machines.insert(shard.id, Machine::open(engine.clone()).unwrap());
+            machines.insert(shard.id, Machine::open(engine.clone(), placement::founders(&map)).unwrap());
             seeds.push(ReplicaSeed {
                 shard: shard.id,
                 generation: 0,

@@ -2,14 +2,22 @@
 
 mod reference;
 
+use raft::NodeId;
+use raft::confchange::{ConfChange, ConfChangeStep};
+
 use super::*;
 use crate::command::{KeyPlace, Mutation, NewValue, Session, encode};
 use crate::store::MemEngine;
 
 const PLACE: KeyPlace = KeyPlace { namespace: 0, slot: 42 };
 
+/// The membership every test's group was founded with.
+fn founders() -> ConfState {
+    ConfState { voters: [1, 2, 3].map(NodeId).to_vec(), ..ConfState::default() }
+}
+
 fn machine() -> Machine {
-    Machine::open(Arc::new(MemEngine::new())).expect("a machine")
+    Machine::open(Arc::new(MemEngine::new()), founders()).expect("a machine")
 }
 
 fn put<'a>(key: &'a str, data: &'a str) -> Mutation<'a> {
@@ -36,7 +44,7 @@ fn stamp(client: u64, sequence: u64, acked_below: u64) -> Option<Session> {
 
 fn entry(index: u64, time_ms: u64, session: Option<Session>, mutations: &[Mutation<'_>]) -> MachineEntry {
     let payload = encode(time_ms, index, session, mutations);
-    MachineEntry { index, term: 1, payload, want_outcome: true }
+    MachineEntry { index, term: 1, kind: EntryKind::Normal, payload, want_outcome: true }
 }
 
 /// Applies one command and returns its outcome.
@@ -145,7 +153,7 @@ fn expiry_follows_the_entries_clock_which_never_runs_back() {
     assert_eq!(deleted.mutations(), [MutationOutcome::Deleted { existed: false }]);
     assert_eq!(machine.clock_ms(), 250);
     run(&mut machine, 150, None, &[put_until("c", "1", 240)]);
-    let mut machine = Machine::open(Arc::clone(machine.engine())).expect("a restart");
+    let mut machine = Machine::open(Arc::clone(machine.engine()), founders()).expect("a restart");
     assert_eq!(machine.clock_ms(), 250);
     let swapped = run(&mut machine, 160, None, &[swap("c", Expected::Absent, Some("2"))]);
     assert_eq!(swapped.mutations(), [MutationOutcome::Swapped { version: 6 }]);
@@ -160,7 +168,7 @@ fn a_retry_is_answered_and_not_applied_also_after_a_restart() {
         |machine: &mut Machine| run(machine, 1, stamp(9, 1, 0), &[swap("a", Expected::Absent, Some("1"))]);
     assert_eq!(again(&mut machine), first);
     assert_eq!(read(&machine, "a", 1), None, "the retry changed nothing");
-    let mut machine = Machine::open(Arc::clone(machine.engine())).expect("a restart");
+    let mut machine = Machine::open(Arc::clone(machine.engine()), founders()).expect("a restart");
     assert_eq!(machine.session_count(), 1);
     assert_eq!(again(&mut machine), first);
     // A refusal is remembered as well, and so is a whole batch.
@@ -200,7 +208,7 @@ fn an_acknowledged_sequence_is_forgotten_and_then_refused() {
 fn outcomes_and_sessions_are_bounded() {
     let limits = SessionLimits { sessions_max: 2, session_writes_max: 3, shard_outcomes_max: 5 };
     let engine: Arc<dyn StorageEngine> = Arc::new(MemEngine::new());
-    let mut machine = Machine::open_with_limits(Arc::clone(&engine), limits).expect("a machine");
+    let mut machine = Machine::open_with_limits(Arc::clone(&engine), founders(), limits).expect("a machine");
     for sequence in 1..=4 {
         run(&mut machine, 1, stamp(1, sequence, 0), &[put("a", "1")]);
     }
@@ -221,14 +229,20 @@ fn outcomes_and_sessions_are_bounded() {
     let first = run(&mut machine, 1, stamp(3, 2, 0), &batch);
     assert_eq!(machine.session_count(), 1);
     assert_eq!(run(&mut machine, 1, stamp(3, 2, 0), &[put("d", "late")]), first);
-    let reopened = Machine::open_with_limits(engine, limits).expect("a restart");
+    let reopened = Machine::open_with_limits(engine, founders(), limits).expect("a restart");
     assert_eq!(reopened.session_count(), 1);
 }
 
 #[test]
 fn empty_payloads_move_the_position_and_gaps_are_allowed() {
     let mut machine = machine();
-    let empty = |index| MachineEntry { index, term: 4, payload: Bytes::new(), want_outcome: true };
+    let empty = |index| MachineEntry {
+        index,
+        term: 4,
+        kind: EntryKind::Noop,
+        payload: Bytes::new(),
+        want_outcome: true,
+    };
     let batch = machine.apply(&[empty(3), empty(7)]).expect("apply");
     assert_eq!(batch.applied, Applied { index: 7, term: 4 });
     assert!(batch.outcomes.iter().all(|(_, outcome)| outcome.mutations().is_empty()));
@@ -252,7 +266,7 @@ fn what_cannot_be_applied_is_an_error_and_changes_nothing() {
     let error = machine.apply(&[good.clone(), garbage]).expect_err("garbage");
     assert!(matches!(error, ApplyError::Decode { index: 2, .. }), "{error}");
     assert_eq!(machine.engine().applied().expect("applied"), Applied::default());
-    let mut machine = Machine::open(Arc::clone(machine.engine())).expect("a machine");
+    let mut machine = Machine::open(Arc::clone(machine.engine()), founders()).expect("a machine");
     let other_version = MachineEntry { index: 2, ..good };
     let error = machine.apply(&[other_version]).expect_err("a version that is not the index");
     assert!(matches!(error, ApplyError::Version { index: 2, version: 1 }), "{error}");
@@ -266,7 +280,7 @@ fn damaged_records_of_the_machine_are_named() {
         engine.apply(&WriteSet { applied: Applied { index: 1, term: 1 }, writes: &writes }).expect("apply");
         engine
     };
-    let open = |engine| Machine::open(engine).map(drop).expect_err("damaged");
+    let open = |engine| Machine::open(engine, founders()).map(drop).expect_err("damaged");
     assert!(matches!(open(write(&CLOCK_KEY, b"123")), MachineOpenError::Clock { bytes: 3 }));
     let session = crate::command::session_key(5);
     assert!(matches!(
@@ -274,7 +288,7 @@ fn damaged_records_of_the_machine_are_named() {
         MachineOpenError::Session(SessionCorrupt { client: 5, .. })
     ));
     let key = crate::command::StoredKeyBuf::new(0, 42, b"a");
-    let mut machine = Machine::open(write(key.as_bytes(), b"short")).expect("a machine");
+    let mut machine = Machine::open(write(key.as_bytes(), b"short"), founders()).expect("a machine");
     let error = machine.apply(&[entry(2, 1, None, &[delete("a")])]).expect_err("a damaged record");
     assert!(matches!(error, ApplyError::StoredRecord { index: 2, .. }), "{error}");
 }
@@ -306,4 +320,56 @@ fn scans_skip_the_expired_and_go_on_where_they_stopped() {
         let expected = [(5, "a"), (5, "c"), (6, ""), (7, "z")];
         assert_eq!(found, expected.map(|(slot, key)| (slot, Bytes::from(key), 3)), "limit {limit}");
     }
+}
+
+fn membership_change(index: u64, steps: &[ConfChangeStep]) -> MachineEntry {
+    let payload = ConfChange { steps: steps.to_vec() }.encode();
+    MachineEntry { index, term: 1, kind: EntryKind::ConfChange, payload, want_outcome: true }
+}
+
+#[test]
+fn the_membership_is_the_initial_one_until_a_change_and_survives_a_restart() {
+    let engine: Arc<dyn StorageEngine> = Arc::new(MemEngine::new());
+    let open = |initial| Machine::open(Arc::clone(&engine), initial).expect("a machine");
+    assert_eq!(open(founders()).conf_state(), &founders());
+    let mut machine = open(founders());
+    run(&mut machine, 1, None, &[put("a", "1")]);
+    // From the first write on it is the stored one that counts, not what the caller thinks.
+    let mut machine = open(ConfState::default());
+    assert_eq!(machine.conf_state(), &founders());
+    let learner = NodeId((9 << 20) | 4);
+    let batch = machine
+        .apply(&[
+            entry(2, 1, None, &[put("a", "2")]),
+            membership_change(3, &[ConfChangeStep::AddLearner(learner)]),
+            entry(4, 1, None, &[put("a", "3")]),
+        ])
+        .expect("apply");
+    assert_eq!(batch.outcomes.len(), 3);
+    assert_eq!(machine.conf_state(), &ConfState { learners: vec![learner], ..founders() });
+    // Replacing a voter goes through a joint state, and an empty change leaves it.
+    let steps = [ConfChangeStep::AddVoter(learner), ConfChangeStep::Remove(NodeId(3))];
+    machine.apply(&[membership_change(5, &steps)]).expect("apply");
+    let joint = open(ConfState::default());
+    assert_eq!(joint.conf_state().voters_outgoing, founders().voters);
+    assert_eq!(joint.conf_state(), machine.conf_state());
+    machine.apply(&[membership_change(6, &[])]).expect("apply");
+    let voters = vec![NodeId(1), NodeId(2), learner];
+    let left = ConfState { voters, ..ConfState::default() };
+    assert_eq!(open(ConfState::default()).conf_state(), &left);
+    assert_eq!(read(&machine, "a", 1), Some(("3".to_owned(), 4)));
+}
+
+#[test]
+fn a_membership_change_that_does_not_fit_is_an_error_and_changes_nothing() {
+    let mut machine = machine();
+    let garbage = MachineEntry { payload: Bytes::from_static(b"garbage"), ..membership_change(1, &[]) };
+    let error = machine.apply(&[garbage]).expect_err("garbage");
+    assert!(matches!(error, ApplyError::ConfChange { index: 1, .. }), "{error}");
+    assert_eq!(machine.engine().applied().expect("applied"), Applied::default());
+    let writes = [Write::Put { key: &membership::KEY, value: b"\x09" }];
+    let applied = Applied { index: 1, term: 1 };
+    machine.engine().apply(&WriteSet { applied, writes: &writes }).expect("apply");
+    let error = Machine::open(Arc::clone(machine.engine()), founders()).map(drop).expect_err("damaged");
+    assert!(matches!(error, MachineOpenError::ConfState(_)), "{error}");
 }

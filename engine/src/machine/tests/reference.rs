@@ -97,7 +97,7 @@ fn entry_of(index: u64, command: &LoggedCommand, want_outcome: bool) -> MachineE
         })
         .collect();
     let payload = encode(command.time_ms, index, command.session, &mutations);
-    MachineEntry { index, term: 1, payload, want_outcome }
+    MachineEntry { index, term: 1, kind: EntryKind::Normal, payload, want_outcome }
 }
 
 #[derive(Clone, Debug)]
@@ -225,7 +225,7 @@ fn everything(engine: &dyn StorageEngine) -> Vec<(Bytes, Bytes)> {
 /// Applies the log in batches of the given sizes, with a restart after each batch marked so.
 fn replay(log: &[MachineEntry], cuts: &[(usize, bool)]) -> (Machine, Vec<(u64, Outcome)>) {
     let engine: Arc<dyn StorageEngine> = Arc::new(MemEngine::new());
-    let mut machine = Machine::open_with_limits(Arc::clone(&engine), LIMITS).expect("a machine");
+    let mut machine = Machine::open_with_limits(Arc::clone(&engine), founders(), LIMITS).expect("a machine");
     let mut outcomes = Vec::new();
     let mut rest = log;
     let mut cuts = cuts.iter().cycle();
@@ -235,7 +235,7 @@ fn replay(log: &[MachineEntry], cuts: &[(usize, bool)]) -> (Machine, Vec<(u64, O
         outcomes.extend(machine.apply(batch).expect("apply").outcomes);
         machine.sessions.check_invariants();
         if *restart {
-            machine = Machine::open_with_limits(Arc::clone(&engine), LIMITS).expect("a restart");
+            machine = Machine::open_with_limits(Arc::clone(&engine), founders(), LIMITS).expect("a restart");
             machine.sessions.check_invariants();
         }
         rest = later;
