@@ -15,7 +15,7 @@
 //! After an error of [`Machine::apply`] the machine must be dropped: its sessions may be ahead of the
 //! engine. Open a new one on the engine to go on.
 
-mod membership;
+pub(crate) mod membership;
 mod outcome;
 mod overlay;
 mod read;
@@ -24,8 +24,8 @@ mod session;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use raft::confchange::{ConfChangeError, changed};
-use raft::{ConfState, EntryKind};
+use raft::confchange::changed;
+use raft::{ConfChangeError, ConfState, EntryKind};
 use thiserror::Error;
 
 use crate::command::{Command, DecodeError, Expected, META_TAG, Op, Record, RecordError, StoredKey, decode};

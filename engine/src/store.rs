@@ -20,6 +20,9 @@
 pub(crate) mod conformance;
 pub mod mem;
 pub mod rocks;
+pub mod snapshot;
+
+mod files;
 
 use std::path::{Path, PathBuf};
 
@@ -243,6 +246,10 @@ pub trait StorageEngine: Send + Sync {
     /// the engine's file system: files are hard-linked where the engine can). Returns the copy's position, at
     /// least `applied()` as of the call. May run beside `apply`.
     fn create_checkpoint(&self, path: &Path) -> Result<Applied, StoreError>;
+
+    /// The position of the checkpoint at `path`, which is left as it is, and the value it holds under `key`. Does not
+    /// verify all of it. May block.
+    fn read_checkpoint(&self, path: &Path, key: &[u8]) -> Result<(Applied, Option<Bytes>), OpenError>;
 
     /// Replaces everything by the checkpoint at `path`, which is consumed on success. After a crash
     /// the engine holds either the old or the new state, never a mixture. On an error other than

@@ -4,12 +4,14 @@
 //! record = format u8 | voters | learners | outgoing voters       each: count u32 | raft id u64 *   little-endian
 //! ```
 
+use std::path::Path;
+
 use bytes::{Buf, BufMut};
 use raft::{ConfState, NodeId};
 use thiserror::Error;
 
 use crate::command::META_TAG;
-use crate::store::{Lookup, ReadTier, StorageEngine, StoreError};
+use crate::store::{Applied, Lookup, OpenError, ReadTier, StorageEngine, StoreError};
 
 /// Where the record is kept, written together with the position it belongs to.
 pub(super) const KEY: [u8; 2] = [META_TAG, b'm'];
@@ -32,6 +34,15 @@ pub(super) fn read(
         Lookup::Missing => Ok(Ok(None)),
         Lookup::NotInMemory => unreachable!("a read of every tier answers"),
     }
+}
+
+/// The position of the checkpoint at `path`, and the membership record it holds, if it holds one.
+pub(crate) fn of_checkpoint(
+    engine: &dyn StorageEngine,
+    path: &Path,
+) -> Result<(Applied, Result<Option<ConfState>, ConfStateCorrupt>), OpenError> {
+    let (applied, record) = engine.read_checkpoint(path, &KEY)?;
+    Ok((applied, record.map(|record| decode(&record)).transpose()))
 }
 
 /// The record of a membership.

@@ -2,8 +2,7 @@
 
 mod reference;
 
-use raft::NodeId;
-use raft::confchange::{ConfChange, ConfChangeStep};
+use raft::{ConfChange, ConfChangeStep, NodeId};
 
 use super::*;
 use crate::command::{KeyPlace, Mutation, NewValue, Session, encode};

@@ -1,17 +1,21 @@
-//! An ordered map in memory: for tests, for caches that may be lost, and as the model other engines are
-//! compared with.
+//! An ordered map in memory: for data that fits there, for tests, and as the model other engines are compared
+//! with.
 //!
-//! Opened on a folder, it becomes durable only through [`StorageEngine::flush`], which writes the whole
-//! map to one file; in between `applied_durable` stands still. Without a folder nothing is ever durable.
+//! Opened on a folder, it is durable as of its last image, a file that holds the whole map: a checkpoint is one and
+//! makes the engine durable on the way, and [`StorageEngine::flush`] writes one for itself. In between
+//! `applied_durable` stands still. Without a folder nothing is ever durable.
+//!
+//! An image is written from a copy that shares all keys and values with the map, while reads and writes go on; what
+//! is written meanwhile costs memory beside what it replaces. Installing a checkpoint holds the old map and the new
+//! one at a time, for readers see the old one until the new one is known to be whole.
 //!
 //! Invariants:
 //! - `durable ≤ applied`.
 //! - The image file is replaced by rename, so a crash leaves the old or the new one.
 
+mod cow_map;
 mod image;
 
-use std::collections::BTreeMap;
-use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -19,7 +23,9 @@ use bytes::Bytes;
 
 use super::{
     Applied, Lookup, OpenError, ReadTier, ScanPage, StorageEngine, StoreError, StoreStats, Write, WriteSet,
+    files,
 };
+use cow_map::CowMap;
 
 /// Bytes a map entry costs beyond key and value, for the figures; an estimate.
 const ENTRY_OVERHEAD_BYTES: usize = 96;
@@ -27,7 +33,7 @@ const ENTRY_OVERHEAD_BYTES: usize = 96;
 /// The map and what is true of it as a whole.
 #[derive(Clone, Debug, Default)]
 struct State {
-    map: BTreeMap<Bytes, Bytes>,
+    map: CowMap,
     applied: Applied,
     durable: Applied,
     destroyed: bool,
@@ -76,6 +82,12 @@ impl MemEngine {
         if state.destroyed { Err(StoreError::Destroyed { path: self.path() }) } else { Ok(state) }
     }
 
+    /// The map as it is now, held still.
+    fn frozen(&self) -> Result<(CowMap, Applied), StoreError> {
+        let state = self.read()?;
+        Ok((state.map.clone(), state.applied))
+    }
+
     fn image_turn(&self) -> MutexGuard<'_, ()> {
         self.image.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -91,7 +103,7 @@ impl StorageEngine for MemEngine {
                     state.map.insert(Bytes::copy_from_slice(key), Bytes::copy_from_slice(value));
                 }
                 Write::Delete { key } => {
-                    state.map.remove(*key);
+                    state.map.remove(key);
                 }
             }
         }
@@ -113,19 +125,18 @@ impl StorageEngine for MemEngine {
 
     fn multi_get(&self, keys: &[&[u8]], _tier: ReadTier) -> Result<Vec<Lookup>, StoreError> {
         let state = self.read()?;
-        let find = |key: &&[u8]| state.map.get(*key).map_or(Lookup::Missing, |v| Lookup::Found(v.clone()));
+        let find = |key: &&[u8]| state.map.get(key).map_or(Lookup::Missing, |v| Lookup::Found(v.clone()));
         Ok(keys.iter().map(find).collect())
     }
 
     fn scan(&self, start: &[u8], end: &[u8], limit: usize, bytes_max: usize) -> Result<ScanPage, StoreError> {
         let mut page = ScanPage::default();
-        // BTreeMap::range panics on an inverted range; to a caller that is just an empty one.
         if start >= end {
             return Ok(page);
         }
         let state = self.read()?;
         let mut bytes = 0;
-        for (key, value) in state.map.range::<[u8], _>((Bound::Included(start), Bound::Excluded(end))) {
+        for (key, value) in state.map.range(start, end) {
             let item_bytes = key.len() + value.len();
             if page.items.len() == limit || (!page.items.is_empty() && bytes + item_bytes > bytes_max) {
                 page.more = true;
@@ -138,46 +149,50 @@ impl StorageEngine for MemEngine {
     }
 
     fn create_checkpoint(&self, path: &Path) -> Result<Applied, StoreError> {
-        let (map, applied) = {
-            let state = self.read()?;
-            (state.map.clone(), state.applied)
-        };
-        std::fs::create_dir(path).map_err(|error| image::write_error(path, &error))?;
-        image::write(path, &map, applied)?;
-        image::sync_parent(path)?;
+        let _turn = self.image_turn();
+        let (map, applied) = self.frozen()?;
+        image::save_checkpoint(path, &map, applied).map_err(|error| image::write_error(path, &error))?;
+        if let Some(folder) = &self.folder {
+            image::link(path, folder).map_err(|error| image::write_error(folder, &error))?;
+            self.write()?.durable = applied;
+        }
         Ok(applied)
+    }
+
+    fn read_checkpoint(&self, path: &Path, key: &[u8]) -> Result<(Applied, Option<Bytes>), OpenError> {
+        image::peek(path, key)?.ok_or_else(|| no_image(path))
     }
 
     fn install_checkpoint(&self, path: &Path) -> Result<Applied, OpenError> {
         let _turn = self.image_turn();
-        let Some((map, applied)) = image::read(path)? else {
-            return Err(OpenError::Foreign { path: path.to_owned(), detail: "no image in it".to_owned() });
-        };
-        {
-            let mut state = self.write().map_err(|_| OpenError::Destroyed { path: self.path() })?;
-            let mut durable = Applied::default();
-            if let Some(folder) = &self.folder {
-                image::write(folder, &map, applied)
-                    .map_err(|error| OpenError::Io { path: folder.clone(), detail: error.to_string() })?;
-                durable = applied;
-            }
-            *state = State { map, applied, durable, destroyed: false };
+        drop(self.read().map_err(|_| OpenError::Destroyed { path: self.path() })?);
+        let (map, applied) = image::read(path)?.ok_or_else(|| no_image(path))?;
+        let mut durable = Applied::default();
+        if let Some(folder) = &self.folder {
+            image::adopt(path, folder).map_err(|error| open_io(folder, &error))?;
+            durable = applied;
         }
-        std::fs::remove_dir_all(path).map_err(|error| open_io(path, &error))?;
+        let replaced = {
+            let mut state = self.write().map_err(|_| OpenError::Destroyed { path: self.path() })?;
+            std::mem::replace(&mut *state, State { map, applied, durable, destroyed: false })
+        };
+        // Not under the lock: there may be much to free.
+        drop(replaced);
+        files::remove(path).map_err(|error| open_io(path, &error))?;
         Ok(applied)
     }
 
     fn flush(&self) -> Result<(), StoreError> {
         let Some(folder) = &self.folder else { return self.read().map(drop) };
         let _turn = self.image_turn();
-        let (map, applied) = {
+        {
             let state = self.read()?;
             if state.durable == state.applied {
                 return Ok(());
             }
-            (state.map.clone(), state.applied)
-        };
-        image::write(folder, &map, applied)?;
+        }
+        let (map, applied) = self.frozen()?;
+        image::save(folder, &map, applied).map_err(|error| image::write_error(folder, &error))?;
         self.write()?.durable = applied;
         Ok(())
     }
@@ -186,7 +201,7 @@ impl StorageEngine for MemEngine {
         let _turn = self.image_turn();
         let mut state = self.write()?;
         if let Some(folder) = &self.folder {
-            image::remove(folder)?;
+            image::remove(folder).map_err(|error| image::write_error(folder, &error))?;
         }
         *state = State { destroyed: true, ..State::default() };
         Ok(())
@@ -194,12 +209,15 @@ impl StorageEngine for MemEngine {
 
     fn stats(&self) -> Result<StoreStats, StoreError> {
         let state = self.read()?;
-        let bytes: usize =
-            state.map.iter().map(|(key, value)| key.len() + value.len() + ENTRY_OVERHEAD_BYTES).sum();
+        let bytes = state.map.bytes() + state.map.len() * ENTRY_OVERHEAD_BYTES;
         let memtable_bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
         let keys_estimate = u64::try_from(state.map.len()).unwrap_or(u64::MAX);
         Ok(StoreStats { memtable_bytes, keys_estimate, ..StoreStats::default() })
     }
+}
+
+fn no_image(path: &Path) -> OpenError {
+    OpenError::Foreign { path: path.to_owned(), detail: "no image in it".to_owned() }
 }
 
 fn open_io(path: &Path, error: &std::io::Error) -> OpenError {

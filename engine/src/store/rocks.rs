@@ -28,6 +28,8 @@ mod shared;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use bytes::Bytes;
+
 pub use config::{BlobCompression, RocksConfig};
 pub use shared::RocksShared;
 
@@ -65,6 +67,16 @@ impl RocksEngine {
         let live = Live::open(&folder.database(generation), generation, shared)?;
         let state = State { live: Arc::new(live), folder };
         Ok(Self { root: root.to_owned(), shared: shared.clone(), state: RwLock::new(Some(state)) })
+    }
+
+    /// Takes a generation back that turned out not to open, so that the one before counts again.
+    fn withdraw(&self, generation: u64, error: OpenError) -> OpenError {
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(state) = state.as_ref() else { return OpenError::Destroyed { path: self.root.clone() } };
+        match state.folder.bury(generation) {
+            Ok(_) => error,
+            Err(error) => OpenError::Io { path: self.root.clone(), detail: error.to_string() },
+        }
     }
 
     /// The database of now.
@@ -115,16 +127,21 @@ impl StorageEngine for RocksEngine {
         live.create_checkpoint(path)?;
         // The position is the copy's own: `apply` may have gone on meanwhile. Reading it back also
         // shows that the copy opens.
-        Live::peek(path, &self.shared).map_err(|error| match error {
+        let peeked = Live::peek(path, &[], &self.shared).map_err(|error| match error {
             OpenError::Io { path, detail } => StoreError::Io { path, detail },
             error => StoreError::Corrupt { path: path.to_owned(), detail: error.to_string() },
-        })
+        });
+        peeked.map(|(applied, _)| applied)
+    }
+
+    fn read_checkpoint(&self, path: &Path, key: &[u8]) -> Result<(Applied, Option<Bytes>), OpenError> {
+        Live::peek(path, key, &self.shared)
     }
 
     fn install_checkpoint(&self, path: &Path) -> Result<Applied, OpenError> {
         let destroyed = || OpenError::Destroyed { path: self.root.clone() };
         self.live().map_err(|_| destroyed())?;
-        let applied = Live::peek(path, &self.shared)?;
+        let (applied, _) = Live::peek(path, &[], &self.shared)?;
         folder::sync_files(path)?;
         // Only the apply thread installs and destroys, so nothing changes between the two locks.
         let (database, generation) = {
@@ -134,7 +151,9 @@ impl StorageEngine for RocksEngine {
             folder.promote(path, generation)?;
             (folder.database(generation), generation)
         };
-        let fresh = Arc::new(Live::open(&database, generation, &self.shared)?);
+        let fresh = Live::open(&database, generation, &self.shared)
+            .map_err(|error| self.withdraw(generation, error))?;
+        let fresh = Arc::new(fresh);
         let replaced = {
             let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
             std::mem::replace(&mut state.as_mut().ok_or_else(destroyed)?.live, fresh)

@@ -4,7 +4,7 @@ use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::store::{OpenError, StoreError};
+use crate::store::{OpenError, StoreError, files};
 
 const DATABASE: &str = "db-";
 const PROVISIONAL: &str = "new-";
@@ -64,15 +64,15 @@ impl Folder {
 
     /// Gives the complete, durable database at `from` its name: from here on it is the one that counts.
     pub(super) fn promote(&self, from: &Path, generation: u64) -> Result<(), OpenError> {
-        fs::rename(from, self.database(generation)).map_err(|error| open_io(from, &error))?;
-        self.handle.sync_all().map_err(|error| open_io(&self.root, &error))
+        files::rename(from, &self.database(generation)).map_err(|error| open_io(from, &error))?;
+        files::sync_file(&self.handle).map_err(|error| open_io(&self.root, &error))
     }
 
     /// Takes a database its name: from here on it does not count. Returns where its remains lie.
     pub(super) fn bury(&self, generation: u64) -> Result<PathBuf, StoreError> {
         let dead = self.named(DEAD, generation);
-        fs::rename(self.database(generation), &dead)
-            .and_then(|()| self.handle.sync_all())
+        files::rename(&self.database(generation), &dead)
+            .and_then(|()| files::sync_file(&self.handle))
             .map_err(|error| StoreError::Io { path: self.root.clone(), detail: error.to_string() })?;
         Ok(dead)
     }
@@ -119,20 +119,28 @@ fn parse_name(name: &str) -> Option<(&'static str, u64)> {
 /// Makes all files of a flat folder, and the folder, durable.
 pub(super) fn sync_files(path: &Path) -> Result<(), OpenError> {
     let sync = || -> io::Result<()> {
-        for entry in fs::read_dir(path)? {
-            File::open(entry?.path())?.sync_all()?;
+        for name in files::names(path)? {
+            files::sync(&path.join(name))?;
         }
-        File::open(path)?.sync_all()
+        files::sync(path)
     };
     sync().map_err(|error| open_io(path, &error))
 }
 
+/// Removes the info logs that RocksDB leaves in every folder it looks into.
+pub(super) fn remove_info_logs(path: &Path) -> Result<(), OpenError> {
+    let remove = || -> io::Result<()> {
+        let names = files::names(path)?.into_iter();
+        names
+            .filter(|name| name == "LOG" || name.starts_with("LOG.old."))
+            .try_for_each(|name| files::remove_file(&path.join(name)))
+    };
+    remove().map_err(|error| open_io(path, &error))
+}
+
 /// Removes a folder with all in it; fine if it is gone already.
 pub(super) fn remove(path: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        result => result,
-    }
+    files::remove(path)
 }
 
 pub(super) fn open_io(path: &Path, error: &io::Error) -> OpenError {

@@ -19,6 +19,8 @@ const APPLIED_KEY: [u8; 2] = [META_TAG, b'a'];
 const IDENTITY_KEY: [u8; 2] = [META_TAG, b'i'];
 const MAGIC: &[u8; 6] = b"RingKV";
 const FORMAT: u32 = 1;
+/// The file without which there is no database.
+const CURRENT: &str = "CURRENT";
 /// Values up to this long are copied out instead of pinned: as cheap, and they hold nothing back.
 const COPY_BYTES_MAX: usize = 1024;
 /// What a write batch spends on a write beside key and value, at most.
@@ -79,12 +81,30 @@ impl Live {
         })
     }
 
-    /// The position of the database at `folder`, which is left as it is.
-    pub(super) fn peek(folder: &Path, shared: &RocksShared) -> Result<Applied, OpenError> {
-        let options = shared.options().map_err(|error| open_error(folder, &error))?;
-        let database =
-            DB::open_for_read_only(&options, folder, false).map_err(|error| open_error(folder, &error))?;
-        identify(&database, folder)
+    /// The position of the database at `folder`, which is left as it is, and the value of `key`.
+    pub(super) fn peek(
+        folder: &Path,
+        key: &[u8],
+        shared: &RocksShared,
+    ) -> Result<(Applied, Option<Bytes>), OpenError> {
+        let failed = |error| open_error(folder, &error);
+        // Opening would make the folder, for its info log.
+        if !folder.join(CURRENT).exists() {
+            return Err(OpenError::Foreign {
+                path: folder.to_owned(),
+                detail: "no database in it".to_owned(),
+            });
+        }
+        let peek = || {
+            let options = shared.options().map_err(failed)?;
+            let database = DB::open_for_read_only(&options, folder, false).map_err(failed)?;
+            let applied = identify(&database, folder)?;
+            Ok((applied, database.get(key).map_err(failed)?.map(Bytes::from)))
+        };
+        let peeked = peek();
+        // Not part of the database: a snapshot holds nothing that another look would change.
+        super::folder::remove_info_logs(folder)?;
+        peeked
     }
 
     pub(super) fn generation(&self) -> u64 {
