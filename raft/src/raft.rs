@@ -60,8 +60,8 @@ pub(crate) struct Raft<S> {
     state: State,
     /// As of what was handed out to be applied.
     membership: Membership,
-    /// This node was a member, and a change that it applied removed it.
-    removed: bool,
+    /// The change that led to it, or before.
+    changed_at: Index,
     /// The snapshot being installed.
     installing: Option<SnapshotMeta>,
     /// Asleep until something happens.
@@ -108,7 +108,7 @@ impl<S: LogStorage> Raft<S> {
             leader: None,
             state: State::Follower,
             membership,
-            removed: false,
+            changed_at: initial.applied,
             installing: None,
             dormant: false,
             log: RaftLog::new(storage, committed, initial.applied),
@@ -375,11 +375,6 @@ impl<S: LogStorage> Raft<S> {
             pending_reads: self.forwarded.len() + leader.map_or(0, |leader| leader.pending_reads()),
             peers: self.peers().collect(),
         }
-    }
-
-    /// Whether a change has removed this node, and it leads no more: nobody needs it any longer.
-    pub(crate) fn is_removed(&self) -> bool {
-        self.removed && !self.is_leader()
     }
 
     pub(crate) fn is_dormant(&self) -> bool {

@@ -77,8 +77,8 @@ impl<S: LogStorage> RawNode<S> {
         self.raft.report_unreachable(node);
     }
 
-    /// A membership change, out of [`Ready::committed`], counts from now on. Returns the configuration it leads to; see
-    /// [`is_removed`](RawNode::is_removed) for whether this node is still in it.
+    /// A membership change, out of [`Ready::committed`], counts from now on. Returns the configuration it leads to. A node
+    /// that is not in it goes on until it is [dismissed](RawNode::dismisses).
     ///
     /// # Panics
     /// If the entry is not the next change handed out.
@@ -237,10 +237,11 @@ impl<S: LogStorage> RawNode<S> {
         self.raft.conf_state()
     }
 
-    /// Whether a membership change has removed this node and it no longer leads: it can be destroyed. Not known any more
-    /// after a restart.
-    pub fn is_removed(&self) -> bool {
-        self.raft.is_removed()
+    /// Whether this leader may tell `node`, which asks for a vote or to be taken in, that the group is through with it, so
+    /// that it can be destroyed. A node that has applied its own removal must wait to be told: the others may not yet know
+    /// on disk that it is not needed. It obeys whoever speaks in its own term or a later one.
+    pub fn dismisses(&self, node: NodeId) -> bool {
+        self.raft.dismisses(node)
     }
 
     /// Whether it sleeps.

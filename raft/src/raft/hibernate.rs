@@ -22,7 +22,7 @@ impl<S: LogStorage> Raft<S> {
             && self.log.flushed() == last
             && leader.first_of_term <= last;
         let idle = leader.transfer.is_none()
-            && leader.retirement.is_none()
+            && !leader.retires
             && leader.pending_reads() == 0
             && !self.membership.is_joint();
         let active = self.peers().all(|peer| peer.active);

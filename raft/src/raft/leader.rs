@@ -4,7 +4,6 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-use super::membership::Retirement;
 use super::transfer::Transfer;
 use super::{Raft, State};
 use crate::entry::{Entry, EntryKind};
@@ -38,7 +37,8 @@ pub(super) struct Leader {
     pub(super) first_of_term: Index,
     /// The last membership change there may be, or the first entry of the term; the next one waits until it is applied.
     pub(super) pending_change: Index,
-    pub(super) retirement: Option<Retirement>,
+    /// The applied configuration does not name this leader as a voter.
+    pub(super) retires: bool,
     pub(super) uncommitted: Uncommitted,
 }
 
@@ -57,7 +57,7 @@ impl Leader {
             check_ticks: 0,
             first_of_term: last.next(),
             pending_change: last.next(),
-            retirement: None,
+            retires: false,
             uncommitted: Uncommitted::new(last.next()),
         }
     }
@@ -148,7 +148,7 @@ impl<S: LogStorage> Raft<S> {
         let State::Leader(leader) = &mut self.state else {
             return Err(ProposeError::NotLeader { leader: leader_known });
         };
-        if leader.retirement.is_some() {
+        if leader.retires {
             return Err(ProposeError::NotLeader { leader: None });
         }
         if let Some(to) = leader.transferring_to() {
@@ -187,7 +187,6 @@ impl<S: LogStorage> Raft<S> {
                 if peer.accept(match_index, self.log.storage.first_index()) {
                     self.advance_commit();
                     self.pursue_transfer(from);
-                    self.pursue_retirement();
                 }
             }
             AppendResult::Rejected { rejected_index, hint_index, hint_term } => {
@@ -208,7 +207,6 @@ impl<S: LogStorage> Raft<S> {
         let quorum = leader.quorum_round(self.config.id, &self.membership);
         leader.rounds.forget_before(quorum);
         self.release_reads();
-        self.pursue_retirement();
     }
 
     pub(crate) fn report_unreachable(&mut self, node: NodeId) {
@@ -242,6 +240,7 @@ impl<S: LogStorage> Raft<S> {
         }
         leader.uncommitted.commit_to(quorum);
         self.release_reads();
+        self.pursue_retirement();
     }
 
     pub(super) fn tick_leader(&mut self) {

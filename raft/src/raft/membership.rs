@@ -5,10 +5,15 @@
 //! for it cannot know what lies before. `log/conf_entries` tells why that is safe. A joint configuration is left by a
 //! change that the leader proposes by itself.
 //!
-//! A leader that is removed goes on leading, without counting itself, until a quorum of those that stay knows the change
-//! committed (thesis §4.2.2 has it stop at the commit, but there a configuration takes effect when it is appended; here
-//! the last other voter would wait forever for the vote of a node that is gone). Then it asks the best of them to stand
-//! for election, and follows.
+//! Who is removed may take its data away, and its vote. Yet a survivor that crashes may come back with the configuration
+//! before, not knowing the change committed, and need that vote. So after a change that removed a member the leader
+//! appends an empty entry: when the new configuration has committed that, a quorum of it knows *on disk* that the change
+//! is committed, for the commit index goes to the disk with the entry. Only then does a leader [dismiss](Raft::dismisses)
+//! the removed, and only then does a leader that was removed itself ask the best of the others to stand for election
+//! (thesis §4.2.2 has it stop earlier, at the commit of the change; there a configuration takes effect when it is
+//! appended). Until then it leads without counting itself.
+
+use bytes::Bytes;
 
 use super::{Raft, State};
 use crate::confchange::{ConfChange, changed, changed_by};
@@ -21,15 +26,6 @@ use crate::storage::LogStorage;
 use crate::tracker::Membership;
 use crate::types::{Index, NodeId, Round};
 
-/// A leader that the applied configuration does not name.
-#[derive(Debug)]
-pub(super) struct Retirement {
-    /// The change that removed it.
-    index: Index,
-    /// Once those that stay hold that entry: the round in which they were told that it is committed.
-    round: Option<Round>,
-}
-
 impl<S: LogStorage> Raft<S> {
     // Proposing
 
@@ -38,7 +34,7 @@ impl<S: LogStorage> Raft<S> {
         let State::Leader(leader) = &self.state else {
             return Err(ProposeConfError::NotLeader { leader: leader_known });
         };
-        if leader.retirement.is_some() {
+        if leader.retires {
             return Err(ProposeConfError::NotLeader { leader: None });
         }
         if let Some(to) = leader.transferring_to() {
@@ -86,6 +82,14 @@ impl<S: LogStorage> Raft<S> {
         }
     }
 
+    /// An entry without a command.
+    fn append_seal(&mut self) {
+        let index = self.log.last_index().next();
+        let State::Leader(leader) = &mut self.state else { unreachable!("only a leader appends") };
+        leader.uncommitted.push(0);
+        self.log.push(Entry { term: self.term, index, kind: EntryKind::Noop, data: Bytes::new() });
+    }
+
     // Applying
 
     pub(crate) fn apply_conf_change(&mut self, entry: &Entry) -> ConfState {
@@ -103,9 +107,9 @@ impl<S: LogStorage> Raft<S> {
     /// From now on this configuration counts, for all this node does.
     pub(super) fn enter_configuration(&mut self, state: &ConfState, index: Index) {
         let own = self.config.id;
-        let before = self.membership.contains(own);
+        let led_from_within = self.membership.contains(own);
         self.membership = Membership::new(state).expect("a sound configuration");
-        self.removed |= before && !self.membership.contains(own);
+        self.changed_at = index;
         let votes = self.membership.voters.contains(own);
         match &mut self.state {
             State::PreCandidate(_) | State::Candidate(_) if !votes => self.become_follower(self.term, None),
@@ -116,10 +120,11 @@ impl<S: LogStorage> Raft<S> {
                 if leader.transferring_to().is_some_and(|to| !self.membership.voters.contains(to)) {
                     leader.transfer = None;
                 }
-                if !votes && leader.retirement.is_none() {
-                    leader.retirement = Some(Retirement { index, round: None });
+                leader.retires |= !votes;
+                if !left.is_empty() || led_from_within && !votes {
+                    self.append_seal();
                 }
-                // Those that hold the change learn that it is committed; the others, that they are asked for nothing more.
+                // Those that hold the change learn that they are out; the others have to ask.
                 for peer in left.iter().filter(|peer| peer.match_index >= index) {
                     self.send(peer.node, MessageBody::Heartbeat { commit: index, round: Round::NONE });
                 }
@@ -130,31 +135,32 @@ impl<S: LogStorage> Raft<S> {
         }
     }
 
-    // Retiring
+    // Those who left
 
-    /// Goes on with the retirement of a leader that was removed.
+    /// Whether a quorum of the present configuration knows on disk that it is the present one.
+    fn is_sealed(&self) -> bool {
+        let State::Leader(leader) = &self.state else { return false };
+        self.log.committed() > self.changed_at && self.log.committed() >= leader.first_of_term
+    }
+
+    pub(crate) fn dismisses(&self, node: NodeId) -> bool {
+        let State::Leader(leader) = &self.state else { return false };
+        let latest = self.log.applied() >= leader.pending_change && !self.membership.is_joint();
+        let sealed = latest && self.is_sealed();
+        let stranger = node != self.config.id && !self.membership.contains(node);
+        // A later leader may have taken it in. What it then has acknowledged is in a later term, in which it does not obey
+        // this one; but the group would have to do without it.
+        stranger && sealed && self.was_lately_followed()
+    }
+
+    /// A leader that was removed hands over as soon as the others can do without it.
     pub(super) fn pursue_retirement(&mut self) {
-        let State::Leader(leader) = &mut self.state else { return };
-        let Some(Retirement { index, round }) = leader.retirement else { return };
-        let tracker = &leader.tracker;
-        let holds = |round: Round| {
-            self.membership.voters.vote_result(|voter| {
-                tracker.get(voter).map(|peer| peer.match_index >= index && peer.acked_round >= round)
-            })
-        };
-        match round {
-            None if holds(Round::NONE) == VoteResult::Won => {
-                let round = leader.rounds.open(self.timers.now);
-                leader.retirement = Some(Retirement { index, round: Some(round) });
-                leader.tracker.iter_mut().for_each(|peer| peer.heartbeat_due = true);
+        let State::Leader(leader) = &self.state else { return };
+        if leader.retires && self.is_sealed() {
+            if let Some(successor) = self.best_successor() {
+                self.send(successor, MessageBody::TimeoutNow);
             }
-            Some(round) if holds(round) == VoteResult::Won => {
-                if let Some(successor) = self.best_successor() {
-                    self.send(successor, MessageBody::TimeoutNow);
-                }
-                self.become_follower(self.term, None);
-            }
-            _ => {}
+            self.become_follower(self.term, None);
         }
     }
 

@@ -40,9 +40,12 @@ impl<S: LogStorage> Raft<S> {
         if !self.config.lease || leader.lease_forfeited || leader.transfer.is_some() {
             return false;
         }
-        if mutated!(SkipLeaseCheck) {
-            return true;
-        }
+        mutated!(SkipLeaseCheck) || self.was_lately_followed()
+    }
+
+    /// Whether a quorum has so lately said that it follows that it will, by itself, elect no other yet.
+    pub(super) fn was_lately_followed(&self) -> bool {
+        let State::Leader(leader) = &self.state else { return false };
         let opened = leader.quorum_opened_at(self.config.id, &self.membership);
         opened.is_some_and(|at| self.timers.now.since(at) < self.config.lease_length())
     }
