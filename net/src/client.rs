@@ -32,7 +32,8 @@ pub struct ClientConfig {
     /// Whether writes carry a session stamp, which makes retrying them safe. Without, a write whose
     /// outcome is in doubt fails with [`ClientError::Indeterminate`] instead of being retried.
     pub sessions: bool,
-    /// Longest frame body accepted from a server, in bytes.
+    /// Longest frame body, in bytes, until a server's hello has told its own limit, which then holds for what is sent to
+    /// it and accepted from it.
     pub frame_bytes_max: u32,
     /// Seeds the jitter and the session's identity; `None`: from the system.
     pub seed: Option<u64>,

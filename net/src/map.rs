@@ -1,7 +1,7 @@
 //! The cluster map as clients and peers see it, and its validated routing table.
 //!
 //! **Invariant**: a [`RoutingTable`] owns a checked map: slot ranges do not overlap, ids are unique, every
-//! replica and leader names a node of the map.
+//! replica names a node of the map, every leader one of the shard's replicas.
 
 use crate::slot::{SLOT_COUNT, slot_of};
 use std::collections::BTreeSet;
@@ -92,14 +92,6 @@ pub enum MapError {
         /// The node.
         node: u64,
     },
-    /// The leader is not one of the replicas.
-    #[error("shard {shard} names leader {node}, which holds no replica")]
-    ForeignLeader {
-        /// The shard.
-        shard: u32,
-        /// The node.
-        node: u64,
-    },
 }
 
 impl ClusterMap {
@@ -145,11 +137,14 @@ impl RoutingTable {
         let nodes = check_nodes(&map)?;
         let mut shards = BTreeSet::new();
         let mut ranges = Vec::with_capacity(map.shards.len());
-        for (position, shard) in map.shards.iter().enumerate() {
+        let mut map = map;
+        for (position, shard) in map.shards.iter_mut().enumerate() {
             if !shards.insert(shard.id) {
                 return Err(MapError::DuplicateShard(shard.id));
             }
             check_replicas(shard, &nodes)?;
+            let leader = shard.leader.take();
+            lead(shard, leader.filter(|leader| nodes.contains(leader)));
             if let Some(range) = shard.slots {
                 if range.first > range.last || range.last >= SLOT_COUNT {
                     return Err(MapError::BadRange(shard.id));
@@ -192,15 +187,16 @@ impl RoutingTable {
         self.shard_of_slot(slot_of(key))
     }
 
-    /// Learns who leads a shard; ignored unless that node holds one of its replicas. Returns whether the
-    /// leader known changed.
+    /// Learns who leads a shard; ignored unless that is a node of the map. Returns whether the leader known
+    /// changed.
     pub fn set_leader(&mut self, shard: u32, leader: Option<u64>) -> bool {
-        let Some(info) = self.map.shards.iter_mut().find(|info| info.id == shard) else { return false };
-        if leader.is_some_and(|node| info.replica_on(node).is_none()) || info.leader == leader {
+        if leader.is_some_and(|node| self.map.node(node).is_none()) {
             return false;
         }
-        info.leader = leader;
-        true
+        let Some(info) = self.map.shards.iter_mut().find(|info| info.id == shard) else { return false };
+        let changed = info.leader != leader;
+        lead(info, leader);
+        changed
     }
 }
 
@@ -220,12 +216,18 @@ fn check_replicas(shard: &ShardInfo, nodes: &BTreeSet<u64>) -> Result<(), MapErr
             return Err(MapError::UnknownNode { shard: shard.id, node: replica.node });
         }
     }
-    match shard.leader {
-        Some(node) if shard.replica_on(node).is_none() => {
-            Err(MapError::ForeignLeader { shard: shard.id, node })
-        }
-        _ => Ok(()),
+    Ok(())
+}
+
+/// Makes a node of the map the leader of a shard. Leaders change without a new epoch and replicas do not: one that the
+/// map gives no replica has got it since. Any of its cores will do, for it passes requests on.
+fn lead(shard: &mut ShardInfo, leader: Option<u64>) {
+    if let Some(node) = leader
+        && shard.replica_on(node).is_none()
+    {
+        shard.replicas.push(ReplicaInfo { node, core: 0 });
     }
+    shard.leader = leader;
 }
 
 #[cfg(test)]

@@ -433,6 +433,27 @@ fn administrative_calls_reach_the_server_and_return() {
 }
 
 #[test]
+fn frames_are_as_long_as_the_server_says_and_no_longer() {
+    run(async {
+        let server = Server::start();
+        let endpoints = vec![server.address.to_string()];
+        let config = ClientConfig { frame_bytes_max: 10_000, ..ClientConfig::new(endpoints) };
+        let client = Client::connect(config).await.unwrap();
+        let large = Bytes::from(vec![7; 5_000_000]);
+        client.put("large", large.clone()).await.unwrap();
+        assert_eq!(client.get("large").await.unwrap().unwrap().data, large);
+        let limit = u64::from(Limits::DEFAULT.frame_bytes_max);
+        let put = |at: usize| Mutation::Put {
+            key: format!("{{t}}{at}").into(),
+            value: vec![1; 8 << 20].into(),
+            ttl_ms: None,
+        };
+        let refused = client.batch((0..4).map(put).collect(), WriteConsistency::Strong).await.unwrap_err();
+        assert!(matches!(refused, ClientError::TooLarge { limit: told, .. } if told == limit), "{refused}");
+    });
+}
+
+#[test]
 fn concurrent_requests_share_one_connection_and_travel_together() {
     run(async {
         let server = Server::start();

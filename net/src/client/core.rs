@@ -150,6 +150,8 @@ pub struct ClientCore {
     random: Random,
     /// Longest key and value the servers take, as the last hello said.
     lengths_max: Option<(u32, u32)>,
+    /// Longest frame the servers take, as the last hello said.
+    frame_bytes_max: u32,
     /// The request for a newer map, when one is under way.
     map_fetch: Option<OpId>,
     /// Deadlines of all operations, ended ones included: in order, because every operation has the same time.
@@ -183,6 +185,7 @@ impl ClientCore {
             session: Session::new(random.next()),
             random,
             lengths_max: None,
+            frame_bytes_max: config.frame_bytes_max,
             map_fetch: None,
             deadlines: VecDeque::new(),
             parked: BTreeSet::new(),
@@ -370,7 +373,7 @@ impl ClientCore {
             }
         };
         let size = REQUEST_META_BYTES.saturating_add(bytes);
-        let limit = u64::from(self.config.frame_bytes_max);
+        let limit = u64::from(self.frame_bytes_max);
         let actual = u64::try_from(size).unwrap_or(u64::MAX);
         if actual > limit {
             return Err(ClientError::TooLarge { what: Oversize::Request, actual, limit });

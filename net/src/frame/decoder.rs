@@ -43,6 +43,11 @@ impl FrameDecoder {
         }
     }
 
+    /// Refuses, from the next frame on, those whose body is over `frame_bytes_max`.
+    pub fn set_frame_bytes_max(&mut self, frame_bytes_max: u32) {
+        self.frame_bytes_max = frame_bytes_max;
+    }
+
     /// Received bytes not yet handed out in a frame.
     #[must_use]
     pub fn buffered_bytes(&self) -> usize {

@@ -48,17 +48,30 @@ fn contradictions_are_named() {
     let mut stranger = map(vec![shard(1, None)]);
     stranger.nodes.pop();
     assert_eq!(error(stranger), MapError::UnknownNode { shard: 1, node: 3 });
-    let mut foreign = shard(1, None);
-    foreign.leader = Some(9);
-    assert_eq!(error(map(vec![foreign])), MapError::ForeignLeader { shard: 1, node: 9 });
 }
 
 #[test]
-fn only_a_replica_can_become_leader() {
+fn a_leader_newer_than_the_replicas_of_its_map_is_believed_if_its_node_is_known() {
+    let mut newer = map(vec![shard(1, Some((0, 9))), shard(2, Some((10, 19)))]);
+    newer.nodes.push(node(4));
+    newer.shards[0].leader = Some(4);
+    newer.shards[1].leader = Some(9);
+    let mut table = newer.into_routing().unwrap();
+    let shard = table.map().shard(1).unwrap();
+    assert_eq!((shard.leader, shard.replica_on(4)), (Some(4), Some(ReplicaInfo { node: 4, core: 0 })));
+    let shard = table.map().shard(2).unwrap();
+    assert_eq!((shard.leader, shard.replicas.len()), (None, 3), "nobody knows node 9");
+    assert!(table.set_leader(2, Some(4)));
+    assert!(!table.set_leader(2, Some(4)), "nothing new");
+    assert_eq!(table.map().shard(2).unwrap().replicas.len(), 4);
+}
+
+#[test]
+fn only_a_node_of_the_map_can_become_leader() {
     let mut table = even(4).into_routing().unwrap();
     assert!(table.set_leader(2, Some(3)));
     assert!(!table.set_leader(2, Some(3)), "nothing new");
-    assert!(!table.set_leader(2, Some(9)), "not a replica");
+    assert!(!table.set_leader(2, Some(9)), "not a node");
     assert!(!table.set_leader(77, Some(1)), "no such shard");
     assert_eq!(table.map().shard(2).unwrap().leader, Some(3));
     assert!(table.set_leader(2, None));

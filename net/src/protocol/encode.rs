@@ -68,6 +68,11 @@ impl Encoder {
         Encoder { builder: FlatBufferBuilder::new(), frame_bytes_max }
     }
 
+    /// Refuses to make frames whose body is over `frame_bytes_max` from now on.
+    pub fn set_frame_bytes_max(&mut self, frame_bytes_max: u32) {
+        self.frame_bytes_max = frame_bytes_max;
+    }
+
     /// Appends a hello.
     ///
     /// # Errors

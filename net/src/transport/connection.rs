@@ -242,6 +242,12 @@ impl FrameReader {
         }
     }
 
+    /// Refuses, from the next frame on, those whose body is over `frame_bytes_max`: for what the peer's hello says of
+    /// its frames.
+    pub fn set_frame_bytes_max(&mut self, frame_bytes_max: u32) {
+        self.decoder.set_frame_bytes_max(frame_bytes_max);
+    }
+
     /// Received bytes that make no complete frame yet.
     #[must_use]
     pub fn buffered_bytes(&self) -> usize {

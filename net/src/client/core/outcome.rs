@@ -182,6 +182,7 @@ impl ClientCore {
             }
             Refusal::NotLeader { leader, epoch } => self.on_not_leader(op, id, leader, epoch, now),
             Refusal::WrongShard { .. } => {
+                self.forget_leader(op, id);
                 self.fetch_map(now);
                 self.retry(op, refusal.to_string(), Pause::AtLeast(Duration::ZERO), now);
             }
@@ -223,6 +224,18 @@ impl ClientCore {
             return;
         }
         self.retry(op, "no leader known".to_owned(), Pause::AtLeast(Duration::ZERO), now);
+    }
+
+    /// A node without the shard does not lead it: ask the others, whatever the map says.
+    fn forget_leader(&mut self, op: OpId, id: ConnectionId) {
+        let Some(operation) = self.operations.get_mut(op) else { return };
+        let answering = self.connections.get(id).and_then(|connection| connection.node);
+        if let Some(table) = &mut self.table {
+            let known = table.map().shard(operation.request.shard).and_then(|info| info.leader);
+            if known.is_some() && known == answering {
+                table.set_leader(operation.request.shard, None);
+            }
+        }
     }
 
     /// This attempt was not executed. If an earlier one was not either, the write starts over in a new

@@ -1,13 +1,17 @@
 //! From a route to a connection: leaders, replicas, and what to do when neither is known.
 
-use super::connections::Phase;
+use super::connections::{Connection, Phase};
 use super::operations::{OpId, Operation, Route, State};
 use super::{ClientCore, ConnectionId, Effect};
-use crate::map::{ClusterMap, NodeInfo, ReplicaInfo, ShardInfo};
+use crate::map::{ClusterMap, NodeInfo, ReplicaInfo, RoutingTable, ShardInfo};
 use crate::protocol::{HelloReply, Op, PROTOCOL_VERSION};
 use crate::types::Nanos;
 use crate::{ClientError, client::core::Health};
 use std::rc::Rc;
+
+/// After so many retries every other one goes to any node: the replicas may all be elsewhere than the map says, and one
+/// that has got one knows the leader.
+const LOST_RETRIES: u32 = 3;
 
 /// Where an operation can go now.
 enum Way {
@@ -83,6 +87,7 @@ impl ClientCore {
         self.health.succeeded(&address);
         self.connections.identify(id, hello.node, hello.core);
         self.lengths_max = Some((hello.key_bytes_max, hello.value_bytes_max));
+        self.frame_bytes_max = hello.frame_bytes_max.unwrap_or(self.config.frame_bytes_max);
         self.install_map(hello.map, Some(hello.node), now);
         self.pump(id, now);
     }
@@ -102,17 +107,28 @@ impl ClientCore {
         self.health.retain(|address| {
             endpoints.iter().any(|it| &**it == address) || nodes.iter().any(|it| it.binary_addr == address)
         });
-        let gone = |node: Option<u64>| node.is_some_and(|node| table.map().node(node).is_none());
-        let removed: Vec<_> =
-            self.connections.iter().filter(|(_, it)| gone(it.node)).map(|(id, _)| id).collect();
-        self.table = Some(table);
-        if known.is_none() {
+        let former = self.table.replace(table);
+        if former.is_none() {
             self.effects.push_back(Effect::Ready);
         }
-        for id in removed {
+        for (id, why) in self.connections_out_of_place(former.as_ref()) {
             self.effects.push_back(Effect::Close { connection: id });
-            self.on_closed(id, "the node left the cluster", now);
+            self.on_closed(id, why, now);
         }
+    }
+
+    /// Connections to nodes that the map has no more, or has elsewhere than the map before. One that was dialled by
+    /// another name than the map's stays.
+    fn connections_out_of_place(&self, former: Option<&RoutingTable>) -> Vec<(ConnectionId, &'static str)> {
+        let Some(table) = &self.table else { return Vec::new() };
+        let why = |connection: &Connection| {
+            let id = connection.node?;
+            let Some(node) = table.map().node(id) else { return Some("the node left the cluster") };
+            let before = former.and_then(|former| former.map().node(id))?;
+            let moved = *connection.address == *before.binary_addr && before.binary_addr != node.binary_addr;
+            moved.then_some("the node has moved")
+        };
+        self.connections.iter().filter_map(|(id, it)| Some((id, why(it)?))).collect()
     }
 
     /// Takes over the leaders of a map as old as ours. A follower may lag behind what refusals have told us:
@@ -183,18 +199,32 @@ impl ClientCore {
         let first = if operation.needs_leader() && operation.retries == 0 { 0 } else { random };
         let leader = shard.leader.filter(|_| operation.needs_leader());
         let mut earliest = now.after(pause);
-        for replica in candidates(shard, leader, first) {
+        let mut way_to = |replica: ReplicaInfo| {
             if let Some(connection) = self.connections.to_core(replica) {
-                return Way::Over(connection);
+                return Some(Way::Over(connection));
             }
-            let Some(node) = table.map().node(replica.node) else { continue };
+            let node = table.map().node(replica.node)?;
             match self.health.down_until(&node.binary_addr, now) {
-                None => return Way::ToReplica(replica, Rc::from(node.binary_addr.as_str())),
+                None => return Some(Way::ToReplica(replica, Rc::from(node.binary_addr.as_str()))),
                 Some(until) => earliest = earliest.min(until),
             }
-        }
-        Way::Later(earliest)
+            None
+        };
+        let lost = operation.retries >= LOST_RETRIES && !operation.retries.is_multiple_of(2);
+        let way = if lost {
+            any_node(table.map(), random).find_map(&mut way_to)
+        } else {
+            candidates(shard, leader, first).find_map(&mut way_to)
+        };
+        way.unwrap_or(Way::Later(earliest))
     }
+}
+
+/// All nodes, beginning anywhere.
+fn any_node(map: &ClusterMap, start: u64) -> impl Iterator<Item = ReplicaInfo> + use<'_> {
+    let count = u64::try_from(map.nodes.len()).unwrap_or(u64::MAX).max(1);
+    let (tail, head) = map.nodes.split_at(usize::try_from(start % count).unwrap_or(0));
+    head.iter().chain(tail).map(|node| ReplicaInfo { node: node.id, core: 0 })
 }
 
 /// The leader, if only it will do and it is known; then all replicas, beginning anywhere.

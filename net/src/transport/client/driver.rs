@@ -46,13 +46,20 @@ enum LinkError {
     NoAddress,
 }
 
+/// A connection that is up.
+struct Link {
+    sender: FrameSender,
+    /// What the server takes, once its hello has said so.
+    frame_bytes_max: u32,
+}
+
 /// The state all clones of a client share.
 pub(super) struct Driver {
     core: RefCell<ClientCore>,
     encoder: RefCell<Encoder>,
     slots: RefCell<Slots>,
     /// `None`: not connected yet.
-    links: RefCell<BTreeMap<ConnectionId, Option<FrameSender>>>,
+    links: RefCell<BTreeMap<ConnectionId, Option<Link>>>,
     connect_timeout: Duration,
     frame_bytes_max: u32,
     started: Instant,
@@ -190,10 +197,11 @@ impl Driver {
 
     fn send(&self, connection: ConnectionId, id: crate::types::RequestId) {
         let links = self.links.borrow();
-        let Some(Some(sender)) = links.get(&connection) else { return };
+        let Some(Some(Link { sender, frame_bytes_max })) = links.get(&connection) else { return };
         let core = self.core.borrow();
         let Some(request) = core.request(id) else { return };
         let mut encoder = self.encoder.borrow_mut();
+        encoder.set_frame_bytes_max(*frame_bytes_max);
         // A sender that is closed belongs to a connection whose reader is about to report its end.
         let encoded = sender.append(|out| encoder.request(request, out));
         drop((links, core, encoder));
@@ -204,8 +212,8 @@ impl Driver {
 
     fn unlink(&self, connection: ConnectionId) {
         let link = self.links.borrow_mut().remove(&connection);
-        if let Some(Some(sender)) = link {
-            sender.abort();
+        if let Some(Some(link)) = link {
+            link.sender.abort();
         }
     }
 
@@ -228,7 +236,7 @@ impl Driver {
         let mut encoder = Encoder::new(self.frame_bytes_max);
         sender.append(|out| encoder.client_hello(&hello, out)).map_err(|_| LinkError::Closed)??;
         match self.links.borrow_mut().get_mut(&id) {
-            Some(link) => *link = Some(sender),
+            Some(link) => *link = Some(Link { sender, frame_bytes_max: self.frame_bytes_max }),
             None => return Err(LinkError::Closed),
         }
         let frame = reader.read_frame().await?.ok_or(LinkError::Closed)?;
@@ -237,6 +245,12 @@ impl Driver {
         }
         let hello = decode_hello_reply(&frame)?;
         drop(frame);
+        if let Some(frame_bytes_max) = hello.frame_bytes_max {
+            reader.set_frame_bytes_max(frame_bytes_max);
+            if let Some(Some(link)) = self.links.borrow_mut().get_mut(&id) {
+                link.frame_bytes_max = frame_bytes_max;
+            }
+        }
         self.handle(Event::Connected { connection: id, hello });
         self.run_effects();
         self.receive(id, &mut reader).await
