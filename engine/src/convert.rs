@@ -1,14 +1,17 @@
 //! The one place where the types of the crates below meet: Raft's messages and entries, the log's records, and what
 //! crosses the wire. No logic lives here.
 
-use net::peer::{self, GroupBody, GroupMessage, PeerEntry};
+use net::peer::{self, Founder, GroupBody, GroupMessage, PeerEntry, SnapshotHeader, StoreInfo};
 use net::protocol::{self, Answer, Refusal, SessionStamp};
 use raft::{
-    AppendResult, Entry, EntryKind, HardState, Index, LogReadError, Message, MessageBody, NodeId, Round, Term,
+    AppendResult, ConfState, Entry, EntryKind, HardState, Index, LogReadError, Message, MessageBody, NodeId,
+    Round, SnapshotMeta, Term,
 };
 
 use crate::command::{self, KeyPlace, NewValue};
+use crate::identity::{Standing, StoreId};
 use crate::machine::{MutationOutcome, Outcome};
+use crate::store::snapshot::{Manifest, SnapshotFile};
 
 /// An entry of Raft as the log stores it.
 pub fn wal_entry(entry: Entry) -> wal::Entry {
@@ -49,6 +52,72 @@ pub fn hard_state(state: wal::StreamState) -> HardState {
 /// Raft's hard state as the log keeps it.
 pub fn stream_state(state: HardState) -> wal::StreamState {
     wal::StreamState { term: state.term.0, vote: state.vote.map_or(0, |node| node.0), commit: state.commit.0 }
+}
+
+/// What a node says of its data directory, as it crosses the wire.
+pub fn store_info(standing: &Standing) -> StoreInfo {
+    let founders = standing.founders.iter();
+    StoreInfo {
+        store: standing.store.0,
+        settled: standing.settled,
+        founders: founders.map(|(node, store)| Founder { node: *node, store: store.0 }).collect(),
+    }
+}
+
+/// What another node said of its data directory.
+pub fn standing(info: StoreInfo) -> Standing {
+    let founders = info.founders.into_iter();
+    Standing {
+        store: StoreId(info.store),
+        settled: info.settled,
+        founders: founders.map(|founder| (founder.node, StoreId(founder.store))).collect(),
+    }
+}
+
+/// The header of a snapshot on its way from one replica to another.
+pub fn snapshot_header(manifest: &Manifest, from: u64, to: u64, term: u64) -> SnapshotHeader {
+    let ids = |nodes: &[NodeId]| nodes.iter().map(|node| node.0).collect();
+    let members = &manifest.meta.conf_state;
+    SnapshotHeader {
+        shard: manifest.shard,
+        from,
+        to,
+        term,
+        index: manifest.meta.index.0,
+        snapshot_term: manifest.meta.term.0,
+        conf_state: peer::ConfState {
+            voters: ids(&members.voters),
+            learners: ids(&members.learners),
+            voters_outgoing: ids(&members.voters_outgoing),
+        },
+        files: (manifest.files.iter())
+            .map(|file| peer::SnapshotFile {
+                name: file.name.clone(),
+                bytes: file.bytes,
+                crc32c: file.crc32c,
+            })
+            .collect(),
+    }
+}
+
+/// What a header from the wire says of a snapshot.
+pub fn manifest(header: &SnapshotHeader) -> Manifest {
+    let nodes = |ids: &[u64]| ids.iter().copied().map(NodeId).collect();
+    Manifest {
+        shard: header.shard,
+        meta: SnapshotMeta {
+            index: Index(header.index),
+            term: Term(header.snapshot_term),
+            conf_state: ConfState {
+                voters: nodes(&header.conf_state.voters),
+                learners: nodes(&header.conf_state.learners),
+                voters_outgoing: nodes(&header.conf_state.voters_outgoing),
+            },
+        },
+        files: (header.files.iter())
+            .map(|file| SnapshotFile { name: file.name.clone(), bytes: file.bytes, crc32c: file.crc32c })
+            .collect(),
+    }
 }
 
 /// A Raft message as it crosses the wire.

@@ -16,21 +16,29 @@ use net::transport::ConnectionConfig;
 use net::types::Limits;
 use raft::Nanos;
 
+pub mod bootstrap;
 mod clients;
 mod disk;
 mod doors;
 pub mod executor;
+mod greet;
 mod inbox;
 mod mesh;
 mod peers;
+mod snapshots;
+mod stop;
 mod store;
+mod transfers;
 
-pub use mesh::{Mesh, MeshMessage};
+pub use mesh::{Mesh, MeshMessage, Stopper};
 use store::Maintenance;
-pub use store::{Store, StoreParams};
+pub use store::{Hosted, Store, StoreParams};
+pub use transfers::Transfers;
 
 use crate::config::Config;
+use crate::convert;
 use crate::core::{Core, Effect, Event, ReadTask};
+use crate::identity::Standing;
 use clients::Clients;
 use disk::Disk;
 use inbox::Inbox;
@@ -40,8 +48,10 @@ use peers::Peers;
 pub struct CoreParts {
     /// The configuration of the node.
     pub config: Arc<Config>,
-    /// The cluster.
-    pub map: ClusterMap,
+    /// The cluster as it began.
+    pub map: Arc<ClusterMap>,
+    /// What to tell other nodes of this one's data directory.
+    pub standing: Standing,
     /// The machine, recovered.
     pub core: Core,
     /// The log's files.
@@ -52,6 +62,8 @@ pub struct CoreParts {
     pub mesh: Mesh,
     /// The node's doors, on its first core.
     pub doors: Option<Doors>,
+    /// What limits snapshots to and from other nodes.
+    pub transfers: Transfers,
     /// Start of the process: the zero of its monotonic clock.
     pub started: Instant,
 }
@@ -78,6 +90,7 @@ const TURN_LOOK_EVENTS: u32 = 16;
 /// One core at work.
 struct Driver {
     config: Arc<Config>,
+    map: Arc<ClusterMap>,
     limits: Limits,
     /// Borrowed only between two awaits.
     core: RefCell<Core>,
@@ -90,12 +103,16 @@ struct Driver {
     /// Reads that memory could not answer, before and on the reader threads.
     reads: RefCell<VecDeque<ReadTask>>,
     reads_in_flight: Cell<usize>,
+    transfers: Transfers,
+    /// Whether the last steps before the end are under way, and whether they are done.
+    finishing: Cell<bool>,
+    stopped: Cell<bool>,
     started: Instant,
 }
 
-/// Runs a core until the process ends.
+/// Runs a core until it was asked to stop and has.
 pub async fn run(parts: CoreParts) {
-    let CoreParts { config, map, core, disk, store, mesh, doors, started } = parts;
+    let CoreParts { config, map, standing, core, disk, store, mesh, doors, transfers, started } = parts;
     let inbox = Rc::new(Inbox::default());
     let limits = wire_limits(&config);
     let connection = |queue: u64, silence_max| ConnectionConfig {
@@ -120,6 +137,7 @@ pub async fn run(parts: CoreParts) {
             config.node.id,
             mesh.core,
             config.cluster.id.clone(),
+            convert::store_info(&standing),
             connection(config.limits.peer_bytes_max, PEER_SILENCE_MAX),
             inbox.clone(),
         )),
@@ -128,9 +146,13 @@ pub async fn run(parts: CoreParts) {
         config,
         reads: RefCell::default(),
         reads_in_flight: Cell::new(0),
+        transfers,
+        finishing: Cell::new(false),
+        stopped: Cell::new(false),
+        map,
         started,
     });
-    for node in map.nodes.iter().filter(|node| node.id > driver.config.node.id) {
+    for node in driver.map.nodes.iter().filter(|node| node.id > driver.config.node.id) {
         for core in 0..node.cores {
             glommio::spawn_local(driver.peers.clone().dial(node.id, core, node.peer_addr.clone())).detach();
         }
@@ -163,8 +185,8 @@ pub fn wire_limits(config: &Config) -> Limits {
 
 impl Driver {
     /// The machine's task.
-    async fn work(&self) {
-        loop {
+    async fn work(self: Rc<Self>) {
+        while !self.stopped.get() {
             self.inbox.wait().await;
             self.turn();
             if self.inbox.end_turn() {
@@ -175,7 +197,7 @@ impl Driver {
     }
 
     /// One turn: time, everything that has arrived (as far as it can be handled in [`TURN_MAX`]), and what follows.
-    fn turn(&self) {
+    fn turn(self: &Rc<Self>) {
         let mut core = self.core.borrow_mut();
         core.handle(self.time());
         let begun = Instant::now();
@@ -217,7 +239,7 @@ impl Driver {
         }
     }
 
-    fn perform(&self, effect: Effect) {
+    fn perform(self: &Rc<Self>, effect: Effect) {
         match effect {
             Effect::Reply { origin, reply } if origin.core == self.mesh.core => {
                 self.clients.reply(origin.connection, &reply);
@@ -236,31 +258,28 @@ impl Driver {
             Effect::Apply(batches) => self.store.apply(batches),
             Effect::Read(task) => self.reads.borrow_mut().push_back(task),
             Effect::QueryDurable { replica, engine, flush } => {
-                self.store.maintain(Maintenance::Durable { replica, engine: engine.0, flush });
+                self.store.maintain(Maintenance::Durable { replica, engine, flush });
             }
-            Effect::TakeSnapshot { replica, engine, index } => {
-                self.store.maintain(Maintenance::Checkpoint { replica, engine: engine.0, index });
+            Effect::TakeSnapshot { replica, engine, index: _ } => {
+                self.store.maintain(Maintenance::Snapshot { replica, engine });
             }
-            // No transfer of snapshots yet: each is answered as one that failed.
-            Effect::SendSnapshot { replica, offer, .. } => {
-                self.inbox.push(Event::SnapshotSent { replica, to: offer.to, sent: false });
+            Effect::SendSnapshot { replica, engine, offer } => {
+                glommio::spawn_local(self.clone().send_snapshot(replica, engine, offer)).detach();
             }
-            Effect::InstallSnapshot { replica, .. } => {
-                self.inbox.push(Event::SnapshotInstalled { replica, result: Err(()) });
+            Effect::InstallSnapshot { replica, engine, snapshot } => {
+                self.store.install(replica, engine, snapshot);
             }
-            Effect::DropSnapshot { .. } => {}
+            Effect::DropSnapshot { snapshot } => self.store.maintain(Maintenance::DropSnapshot { snapshot }),
             Effect::CreateReplica { replica, generation } => {
-                tracing::error!(shard = replica.shard, generation, "replicas cannot be created at run time");
+                self.store.maintain(Maintenance::Create { replica, generation });
             }
-            Effect::DestroyReplica { replica, generation, .. } => {
-                tracing::error!(
-                    shard = replica.shard,
-                    generation,
-                    "a removed replica's folder is left behind"
-                );
+            Effect::DestroyReplica { replica, generation, engine } => {
+                self.store.remove(replica, generation, engine);
             }
             Effect::Publish(status) => self.mesh.broadcast(|| MeshMessage::Status(status.clone())),
-            Effect::Stopped => tracing::info!("this core leads nothing any more"),
+            Effect::Stopped => {
+                glommio::spawn_local(self.clone().finish()).detach();
+            }
         }
     }
 
@@ -290,14 +309,13 @@ impl Driver {
         loop {
             match self.mesh.receive().await {
                 MeshMessage::Client(handoff, slot) => doors::serve_client(&self, handoff, slot),
-                MeshMessage::Peer(handoff, hello) => {
-                    glommio::spawn_local(self.peers.clone().accept(handoff, hello)).detach();
-                }
+                MeshMessage::Peer(handoff, hello) => doors::serve_peer(&self, handoff, hello),
                 MeshMessage::Request(origin, request) => self.inbox.push(Event::Request { origin, request }),
                 MeshMessage::Reply(connection, reply) => {
                     self.inbox.push(Event::Forwarded { connection, reply });
                 }
                 MeshMessage::Status(status) => self.inbox.push(Event::Sibling(status)),
+                MeshMessage::Stop => self.stop(),
             }
         }
     }

@@ -20,7 +20,7 @@ pub enum Reason {
     },
     /// A record that was written cannot be read back.
     #[error(
-        "the write-ahead log is damaged: {detail}; check the disk, and restore this node's data directory from a backup"
+        "the write-ahead log is damaged: {detail}; check the disk, then restart: what cannot be read is rebuilt from the other nodes"
     )]
     WalCorrupt {
         /// File, offset and reason.
@@ -34,6 +34,14 @@ pub enum Reason {
         /// The shard.
         shard: u32,
         /// What the engine said.
+        detail: String,
+    },
+    /// A snapshot could not be installed, and the state machine's data may be neither the old nor the new.
+    #[error("shard {shard}: a snapshot could not be installed: {detail}; check the disk, then restart")]
+    Install {
+        /// The shard.
+        shard: u32,
+        /// What failed.
         detail: String,
     },
     /// This node had acknowledged entries that its log no longer holds.
@@ -52,6 +60,13 @@ pub enum Reason {
         /// Which.
         thread: &'static str,
     },
+}
+
+/// Ends the process at once, as one that did what it was asked to. Threads of the storage engines still run; what the
+/// usual way out of a process would tear down under them is not worth a crash at the very end.
+pub fn leave() -> ! {
+    // SAFETY: _exit(2) touches no memory of the process.
+    unsafe { libc::_exit(0) }
 }
 
 /// Ends the process at once, naming the reason on standard error and in the log.

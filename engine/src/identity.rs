@@ -1,11 +1,16 @@
 //! Whose data a directory holds. Written when a node first starts, compared at every start: a node must never run on
 //! another's data, nor with a number of cores or shards that its files were not laid out for.
+//!
+//! A directory also has an identity of its own, drawn when it is made, and knows how far it has come: see
+//! [`crate::bootstrap`].
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -13,7 +18,59 @@ use thiserror::Error;
 use crate::config::Config;
 
 /// Layout of the data directory that this version writes.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
+/// The layout before directories had identities of their own.
+const FORMAT_UNNAMED: u32 = 1;
+
+/// Names one data directory for good: drawn at random when it is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct StoreId(pub u64);
+
+impl fmt::Display for StoreId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl From<StoreId> for String {
+    fn from(store: StoreId) -> String {
+        store.to_string()
+    }
+}
+
+impl TryFrom<String> for StoreId {
+    type Error = std::num::ParseIntError;
+
+    fn try_from(text: String) -> Result<StoreId, Self::Error> {
+        u64::from_str_radix(&text, 16).map(StoreId)
+    }
+}
+
+/// How far a directory has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stage {
+    /// It holds nothing yet: the node must find out whether it founds the cluster.
+    New,
+    /// It founds the cluster: replicas of the first placement that its logs do not know yet are to be made.
+    Founding,
+    /// It takes the place of a lost one: its replicas are fresh, and those its logs do not know yet are to be made.
+    Replacing,
+    /// Its logs know all its replicas.
+    Running,
+}
+
+/// What a node tells others of its directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// The directory.
+    pub store: StoreId,
+    /// Whether it is past [`Stage::New`].
+    pub settled: bool,
+    /// The directory of every node when the cluster was founded; empty when not known.
+    pub founders: BTreeMap<u64, StoreId>,
+}
 
 /// What is written into the directory.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,12 +81,19 @@ struct Identity {
     cores: u32,
     shards: u32,
     nodes: Vec<u64>,
+    /// None in directories from before they had one.
+    store: Option<StoreId>,
+    stage: Option<Stage>,
+    #[serde(default)]
+    founders: BTreeMap<String, StoreId>,
 }
 
 /// A claimed data directory; the claim ends with this value or the process.
 #[derive(Debug)]
 pub struct DataDir {
     path: PathBuf,
+    store: StoreId,
+    identity: Mutex<Identity>,
     _lock: File,
 }
 
@@ -69,7 +133,7 @@ pub enum DataDirError {
     },
     /// Its identity cannot be read.
     #[error(
-        "{path} is damaged ({detail}); restore the directory from a backup: a node that comes back empty has forgotten what it acknowledged"
+        "{path} is damaged ({detail}); restore it from a backup, or remove the whole directory: the node then comes back as a replacement and gets its data from the others"
     )]
     Damaged {
         /// The identity file.
@@ -94,44 +158,118 @@ impl DataDir {
         if unsafe { libc::flock(lock.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
             return Err(DataDirError::InUse(path));
         }
-        let wanted = Identity {
+        let identity_path = path.join("IDENTITY");
+        let wanted = Identity::of(config);
+        let found = match fs::read_to_string(&identity_path) {
+            Ok(text) => Some(compare(&path, &identity_path, &text, &wanted)?),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(io("read", &identity_path)(error)),
+        };
+        let mut identity = found.clone().unwrap_or(wanted);
+        let store = match identity.store {
+            Some(store) => store,
+            None => draw_store().map_err(io("draw an identity for", &path))?,
+        };
+        identity.store = Some(store);
+        // One from before directories had identities has founded its cluster if it was ever used.
+        let used = found.is_some() && path.join("core-0").join("wal").exists();
+        identity.stage.get_or_insert(if used { Stage::Founding } else { Stage::New });
+        identity.format = FORMAT;
+        let known = found.as_ref() == Some(&identity);
+        let data = DataDir { path, store, identity: Mutex::new(identity.clone()), _lock: lock };
+        if !known {
+            data.write(identity)?;
+        }
+        Ok(data)
+    }
+
+    /// What to tell others of this directory.
+    pub fn standing(&self) -> Standing {
+        let identity = self.identity();
+        let founders = identity.founders.iter();
+        Standing {
+            store: self.store,
+            settled: identity.stage != Some(Stage::New),
+            founders: founders.filter_map(|(node, store)| Some((node.parse().ok()?, *store))).collect(),
+        }
+    }
+
+    /// How far it has come.
+    pub fn stage(&self) -> Stage {
+        self.identity().stage.expect("every claimed directory has a stage")
+    }
+
+    /// Takes note, durably, that it founds the cluster or replaces a lost directory, and who the founders are.
+    ///
+    /// # Panics
+    /// When that was decided before.
+    pub fn settle(&self, stage: Stage, founders: &BTreeMap<u64, StoreId>) -> Result<(), DataDirError> {
+        assert!(self.stage() == Stage::New && stage != Stage::New, "a directory settles once");
+        let founders = founders.iter().map(|(node, store)| (node.to_string(), *store)).collect();
+        let identity = Identity { stage: Some(stage), founders, ..self.identity().clone() };
+        self.write(identity)
+    }
+
+    /// Takes note, durably, that the logs know all replicas.
+    pub fn begun(&self) -> Result<(), DataDirError> {
+        if self.stage() == Stage::Running {
+            return Ok(());
+        }
+        let identity = Identity { stage: Some(Stage::Running), ..self.identity().clone() };
+        self.write(identity)
+    }
+
+    fn identity(&self) -> MutexGuard<'_, Identity> {
+        self.identity.lock().expect("nothing panics while holding it")
+    }
+
+    fn write(&self, identity: Identity) -> Result<(), DataDirError> {
+        let path = self.path.join("IDENTITY");
+        write_durably(&self.path, &path, &identity).map_err(|source| DataDirError::Io {
+            action: "write",
+            path,
+            source,
+        })?;
+        *self.identity() = identity;
+        Ok(())
+    }
+
+    /// Folder of one core.
+    pub fn core(&self, core: u32) -> PathBuf {
+        self.path.join(format!("core-{core}"))
+    }
+
+    /// Folder of one core's log.
+    pub fn wal(&self, core: u32) -> PathBuf {
+        self.core(core).join("wal")
+    }
+}
+
+impl Identity {
+    /// That of a directory never used, as the configuration wants it.
+    fn of(config: &Config) -> Identity {
+        let nodes: BTreeSet<u64> = config.cluster.nodes.iter().map(|node| node.id).collect();
+        Identity {
             format: FORMAT,
             cluster: config.cluster.id.clone(),
             node: config.node.id,
             cores: config.cores(),
             shards: config.cluster.shards,
-            nodes: config
-                .cluster
-                .nodes
-                .iter()
-                .map(|node| node.id)
-                .collect::<BTreeSet<u64>>()
-                .into_iter()
-                .collect(),
-        };
-        let identity_path = path.join("IDENTITY");
-        match fs::read_to_string(&identity_path) {
-            Ok(text) => compare(&path, &identity_path, &text, &wanted)?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                write_durably(&path, &identity_path, &wanted).map_err(io("write", &identity_path))?;
-            }
-            Err(error) => return Err(io("read", &identity_path)(error)),
+            nodes: nodes.into_iter().collect(),
+            store: None,
+            stage: None,
+            founders: BTreeMap::new(),
         }
-        Ok(DataDir { path, _lock: lock })
-    }
-
-    /// Folder of one core's log.
-    pub fn wal(&self, core: u32) -> PathBuf {
-        self.path.join(format!("core-{core}")).join("wal")
-    }
-
-    /// Folder of one shard's replica.
-    pub fn shard(&self, core: u32, shard: u32) -> PathBuf {
-        self.path.join(format!("core-{core}")).join(format!("shard-{shard}"))
     }
 }
 
-fn compare(dir: &Path, file: &Path, text: &str, wanted: &Identity) -> Result<(), DataDirError> {
+fn draw_store() -> io::Result<StoreId> {
+    let mut bytes = [0; 8];
+    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(StoreId(u64::from_le_bytes(bytes)))
+}
+
+fn compare(dir: &Path, file: &Path, text: &str, wanted: &Identity) -> Result<Identity, DataDirError> {
     let found: Identity = toml::from_str(text).map_err(|error| DataDirError::Damaged {
         path: file.to_owned(),
         detail: error.message().to_owned(),
@@ -142,7 +280,13 @@ fn compare(dir: &Path, file: &Path, text: &str, wanted: &Identity) -> Result<(),
         }
         Err(DataDirError::Foreign { path: dir.to_owned(), key, found, wanted, remedy })
     };
-    differs("format", found.format.to_string(), wanted.format.to_string(), "use the matching release")?;
+    if found.format != FORMAT_UNNAMED {
+        differs("format", found.format.to_string(), wanted.format.to_string(), "use the matching release")?;
+        if found.store.is_none() || found.stage.is_none() {
+            let detail = "store or stage is missing".to_owned();
+            return Err(DataDirError::Damaged { path: file.to_owned(), detail });
+        }
+    }
     let other = "give this node its own node.data_dir, or correct the configuration";
     differs("cluster.id", found.cluster.clone(), wanted.cluster.clone(), other)?;
     differs("node.id", found.node.to_string(), wanted.node.to_string(), other)?;
@@ -151,7 +295,8 @@ fn compare(dir: &Path, file: &Path, text: &str, wanted: &Identity) -> Result<(),
     differs("cluster.shards", found.shards.to_string(), wanted.shards.to_string(), layout)?;
     // Nodes that count different majorities would elect two leaders.
     let members = "the members of a cluster cannot be changed by its configuration: set the list back";
-    differs("cluster.nodes.id", format!("{:?}", found.nodes), format!("{:?}", wanted.nodes), members)
+    differs("cluster.nodes.id", format!("{:?}", found.nodes), format!("{:?}", wanted.nodes), members)?;
+    Ok(found)
 }
 
 /// Writes the identity so that a crash leaves either none or all of it.
@@ -164,3 +309,6 @@ fn write_durably(dir: &Path, path: &Path, identity: &Identity) -> io::Result<()>
     fs::rename(&draft, path)?;
     File::open(dir)?.sync_all()
 }
+
+#[cfg(test)]
+mod tests;

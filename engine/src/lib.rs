@@ -9,12 +9,14 @@
 //!     command   what an entry says        store   where its data lies
 //! ```
 
+pub mod bootstrap;
 pub mod command;
 pub mod config;
 pub mod convert;
 pub mod core;
 pub mod driver;
 pub mod fatal;
+pub mod home;
 pub mod host;
 pub mod identity;
 pub mod machine;

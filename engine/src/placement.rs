@@ -1,7 +1,8 @@
 //! Where shards live: slot ranges, replica sets, cores and preferred leaders.
 //!
-//! Placement is static: every shard has a replica on every node, spread over the cores of each, and the preferred
-//! leaders go round the nodes. All nodes derive the same map from the same configuration.
+//! The first placement is static: every shard begins with `cluster.replicas` replicas on as many nodes, which go round
+//! from shard to shard, as do the preferred leaders; replicas spread over the cores of each node. All nodes derive the
+//! same map from the same configuration.
 
 use net::map::{ClusterMap, NodeInfo, ReplicaInfo, ShardInfo, SlotRange};
 use net::slot::SLOT_COUNT;
@@ -68,8 +69,7 @@ pub fn cluster_map(config: &Config) -> ClusterMap {
                 let (first, last) = slot_range(id, config.cluster.shards);
                 SlotRange { first, last }
             }),
-            replicas: nodes
-                .iter()
+            replicas: founding_nodes(&nodes, config.cluster.replicas, id)
                 .map(|node| ReplicaInfo { node: node.id, core: core_of(id, node.cores) })
                 .collect(),
             leader: None,
@@ -78,10 +78,23 @@ pub fn cluster_map(config: &Config) -> ClusterMap {
     ClusterMap { epoch: 1, nodes, shards }
 }
 
-/// The members of every group when a cluster begins: a replica of the founding generation on each node.
-pub fn founders(map: &ClusterMap) -> raft::ConfState {
-    let id = |node: &NodeInfo| raft::NodeId(replica_id::raft_id(node.id, replica_id::FOUNDING));
-    raft::ConfState { voters: map.nodes.iter().map(id).collect(), ..raft::ConfState::default() }
+/// The nodes that a shard begins on, in the order of their ids; `replicas` 0 stands for all.
+fn founding_nodes(nodes: &[NodeInfo], replicas: u32, shard: u32) -> impl Iterator<Item = &NodeInfo> {
+    let wide = |number: u32| usize::try_from(number).expect("64-bit machine");
+    let count = if replicas == 0 { nodes.len() } else { wide(replicas) };
+    let first = wide(shard) % nodes.len();
+    let chosen = move |place: usize| (place + nodes.len() - first) % nodes.len() < count;
+    nodes.iter().enumerate().filter(move |(place, _)| chosen(*place)).map(|(_, node)| node)
+}
+
+/// The members of a shard's group when the cluster begins: a replica of the founding generation on each of its nodes.
+///
+/// # Panics
+/// When the map has no such shard.
+pub fn founders(map: &ClusterMap, shard: u32) -> raft::ConfState {
+    let info = map.shard(shard).expect("a shard of the map");
+    let id = |replica: &ReplicaInfo| raft::NodeId(replica_id::raft_id(replica.node, replica_id::FOUNDING));
+    raft::ConfState { voters: info.replicas.iter().map(id).collect(), ..raft::ConfState::default() }
 }
 
 #[cfg(test)]
@@ -100,6 +113,18 @@ mod tests {
             }
             assert_eq!(next, u32::from(SLOT_COUNT));
         }
+    }
+
+    #[test]
+    fn shards_begin_on_as_many_nodes_as_wanted_and_spread_over_all() {
+        let nodes: Vec<NodeInfo> = (1..=4)
+            .map(|id| NodeInfo { id, binary_addr: String::new(), peer_addr: String::new(), cores: 1 })
+            .collect();
+        let on = |replicas, shard| -> Vec<u64> {
+            founding_nodes(&nodes, replicas, shard).map(|node| node.id).collect()
+        };
+        assert_eq!([on(3, 0), on(3, 1), on(3, 2), on(3, 3)], [[1, 2, 3], [2, 3, 4], [1, 3, 4], [1, 2, 4]]);
+        assert_eq!((on(0, 5), on(1, 5)), (vec![1, 2, 3, 4], vec![2]));
     }
 
     #[test]

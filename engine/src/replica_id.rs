@@ -69,6 +69,15 @@ pub fn folder(shard: u32, generation: u64) -> String {
     }
 }
 
+/// The shard and the generation of the replica whose folder has this name.
+pub fn of_folder(name: &str) -> Option<(u32, u64)> {
+    let mut parts = name.strip_prefix("shard-")?.splitn(2, '-');
+    let shard = parts.next()?.parse().ok()?;
+    let generation = parts.next().map_or(Ok(FOUNDING), |digits| u64::from_str_radix(digits, 16)).ok()?;
+    // What would be named differently is not one of ours.
+    (generation <= GENERATION_MAX && folder(shard, generation) == name).then_some((shard, generation))
+}
+
 fn compose(generation: u64, place: u64) -> u64 {
     assert!(place <= PLACE_MAX, "{place} does not fit {PLACE_BITS} bits");
     assert!(generation <= GENERATION_MAX, "generation {generation} does not fit");
@@ -84,6 +93,11 @@ mod tests {
         assert_eq!((raft_id(3, FOUNDING), stream_id(7, FOUNDING)), (3, 7));
         assert_eq!(folder(7, FOUNDING), "shard-7");
         assert_eq!(folder(7, 0xABC), "shard-7-00000000abc");
+        assert_eq!(of_folder("shard-7"), Some((7, FOUNDING)));
+        assert_eq!(of_folder("shard-7-00000000abc"), Some((7, 0xABC)));
+        for other in ["shard-", "shard-x", "shard-7-abc", "shard-7-00000000000", "lost-shard-7", "wal"] {
+            assert_eq!(of_folder(other), None, "{other}");
+        }
     }
 
     #[test]

@@ -3,29 +3,34 @@
 //! The order matters to whoever made a mistake: each check comes before anything it could damage, and each failure
 //! names what to mend.
 
-use std::collections::HashMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use net::map::ClusterMap;
-use raft::{Index, Nanos, Term};
+use raft::Nanos;
 use thiserror::Error;
-use wal::WalConfig;
-use wal::disk::dma::{DmaDisk, OpenError};
+use wal::disk::dma::OpenError;
+use wal::{RecoveryMode, WalConfig};
 
+mod open;
+mod replicas;
+mod signals;
+
+use crate::bootstrap::Decision;
 use crate::config::{Config, EngineKind};
-use crate::core::{Core, CoreConfig, ReplicaSeed};
+use crate::core::{Core, CoreConfig};
 use crate::driver::executor;
-use crate::driver::{self, CoreParts, Doors, Mesh, Store, StoreParams};
+use crate::driver::{self, CoreParts, Doors, Mesh, Store, StoreParams, Transfers};
+use crate::fatal;
+use crate::home::Home;
 use crate::host::{self, HostError};
-use crate::identity::{DataDir, DataDirError};
-use crate::machine::{Machine, MachineOpenError};
+use crate::identity::{DataDir, DataDirError, Stage};
 use crate::placement;
-use crate::replica_id;
-use crate::store::{MemEngine, RocksConfig, RocksEngine, RocksShared, StorageEngine};
+use crate::store::{RocksConfig, RocksShared};
+use open::Opened;
 
 /// Why a node does not start, or stopped.
 #[derive(Debug, Error)]
@@ -56,6 +61,14 @@ pub enum ServeError {
         /// Why.
         source: OpenError,
     },
+    /// A core's folder cannot be read, or its log not begun.
+    #[error("core {core}: {source}; check the disk and who owns the data directory")]
+    Begin {
+        /// The core.
+        core: u32,
+        /// What the system said.
+        source: io::Error,
+    },
     /// A state machine cannot be opened.
     #[error("shard {shard}: {detail}")]
     Store {
@@ -82,49 +95,117 @@ pub enum ServeError {
     },
 }
 
-/// Runs a node. Returns only when it cannot start, or when it was asked to stop.
+/// Runs a node. Returns only when it cannot start or serve; when it was asked to stop, the process ends with exit code 0.
 pub fn serve(config: Config) -> Result<(), ServeError> {
     let started = Instant::now();
     let config = Arc::new(config);
+    let signals = signals::block();
     host::raise_limits();
     host::check(config.cores(), &config.node.cpus)?;
     let data = Arc::new(DataDir::claim(&config)?);
-    let mut doors = Some(Doors {
+    let doors = Doors {
         binary: bind(config.listen.binary, "listen.binary")?,
         peer: bind(config.listen.peer, "listen.peer")?,
-    });
+    };
+    let meshes = Mesh::all(config.cores());
+    let serving = Arc::new(AtomicBool::new(false));
+    let (stopper, serves) = (meshes[0].stopper(), serving.clone());
+    let stop = move || {
+        // Before it serves there is nothing to hand over, and nobody to hear of it.
+        if !serves.load(Ordering::SeqCst) {
+            fatal::leave();
+        }
+        stopper.stop();
+    };
+    signals.watch(stop).map_err(|error| start_failed("a thread", &error))?;
+    if data.stage() == Stage::New {
+        settle(&config, &data, &doors)?;
+    }
     let shared = open_shared(&config)?;
+    let map = Arc::new(placement::cluster_map(&config));
+    let transfers = Transfers::new(&config.snapshot);
     let (news, all_news) = flume::unbounded();
-    for mesh in Mesh::all(config.cores()) {
+    let mut doors = Some(doors);
+    for mesh in meshes {
         let setup = CoreSetup {
+            home: Home::new(data.core(mesh.core), shared.clone(), map.clone()),
             config: config.clone(),
+            map: map.clone(),
             data: data.clone(),
             shared: shared.clone(),
             mesh,
             doors: doors.take(),
+            transfers: transfers.clone(),
             started,
         };
         setup.start(news.clone())?;
     }
     drop(news);
-    let mut opening = config.cores();
+    attend(&config, &data, &all_news, &serving, started)
+}
+
+/// Waits until all cores have stopped. A node cannot serve without one of its cores: the first that fails takes it with
+/// it.
+fn attend(
+    config: &Config,
+    data: &DataDir,
+    all_news: &flume::Receiver<Result<News, ServeError>>,
+    serves: &AtomicBool,
+    started: Instant,
+) -> Result<(), ServeError> {
+    let (mut opening, mut serving) = (config.cores(), config.cores());
     for news in all_news {
-        // A node cannot serve without one of its cores: the first that fails or ends takes it with it.
-        let Opened = news?;
-        opening -= 1;
-        if opening == 0 {
+        match news? {
+            News::Serves => opening -= 1,
+            News::Stopped => serving -= 1,
+        }
+        if opening == 0 && serving == config.cores() {
+            data.begun()?;
+            serves.store(true, Ordering::SeqCst);
             tracing::info!(node = config.node.id, cores = config.cores(), binary = %config.listen.binary,
                 peer = %config.listen.peer, seconds = started.elapsed().as_secs_f64(), "serving");
         }
+        if serving == 0 {
+            break;
+        }
     }
+    tracing::info!(node = config.node.id, "stopped");
+    fatal::leave()
+}
+
+/// Finds out, before the first start of a data directory, what the node is to the cluster.
+fn settle(config: &Arc<Config>, data: &DataDir, doors: &Doors) -> Result<(), ServeError> {
+    let door = doors.peer.try_clone().map_err(|error| start_failed("the peer door", &error))?;
+    let decision = driver::bootstrap::run(config.clone(), data.standing(), door)
+        .map_err(|error| start_failed("an executor", &error))?;
+    let (stage, founders) = match decision {
+        Decision::Founder { founders } => (Stage::Founding, founders),
+        Decision::Replacement { founders } => {
+            tracing::warn!(node = config.node.id, data_dir = %config.node.data_dir.display(),
+                "the cluster knows this node with another data directory: this one takes the place of the lost one, \
+                 and its replicas get their data from the other nodes");
+            (Stage::Replacing, founders)
+        }
+        Decision::Wait { .. } => unreachable!("asked until it is decided"),
+    };
+    data.settle(stage, &founders)?;
     Ok(())
 }
 
-/// A core has recovered and serves.
-struct Opened;
+fn start_failed(what: &'static str, error: &io::Error) -> ServeError {
+    ServeError::Start { what, detail: error.to_string() }
+}
 
-/// What a core tells while it starts: that it serves, or why it does not.
-type News = flume::Sender<Result<Opened, ServeError>>;
+/// What a core tells.
+enum News {
+    /// It has recovered and serves.
+    Serves,
+    /// It was asked to stop, and nothing is left to do.
+    Stopped,
+}
+
+/// Where the cores tell their news, or why they do not start.
+type NewsSender = flume::Sender<Result<News, ServeError>>;
 
 fn bind(address: SocketAddr, key: &'static str) -> Result<TcpListener, ServeError> {
     TcpListener::bind(address).map_err(|source| {
@@ -158,30 +239,25 @@ fn open_shared(config: &Config) -> Result<Option<RocksShared>, ServeError> {
 /// What one core is made from.
 struct CoreSetup {
     config: Arc<Config>,
+    map: Arc<ClusterMap>,
     data: Arc<DataDir>,
+    home: Home,
     shared: Option<RocksShared>,
     mesh: Mesh,
     doors: Option<Doors>,
+    transfers: Transfers,
     started: Instant,
 }
 
-/// A state machine, opened.
-struct OpenShard {
-    shard: u32,
-    dir: PathBuf,
-    engine: Arc<dyn StorageEngine>,
-    machine: Machine,
-}
-
 impl CoreSetup {
-    fn start(self, news: News) -> Result<(), ServeError> {
+    fn start(self, news: NewsSender) -> Result<(), ServeError> {
         let spin = std::time::Duration::from_micros(self.config.node.spin_us);
         let (core, cpu) = (self.mesh.core, self.cpu());
         executor::start_core(core, cpu, spin, move || self.run_and_tell(news))
             .map_err(|error| ServeError::Start { what: "an executor", detail: error.to_string() })
     }
 
-    async fn run_and_tell(self, news: News) {
+    async fn run_and_tell(self, news: NewsSender) {
         if let Err(error) = self.run(&news).await {
             // Nobody listens only when the node is going down already.
             let _ = news.send(Err(error));
@@ -192,66 +268,31 @@ impl CoreSetup {
         self.config.node.cpus.get(usize::try_from(self.mesh.core).expect("64-bit machine")).copied()
     }
 
-    async fn run(self, news: &News) -> Result<(), ServeError> {
+    async fn run(self, news: &NewsSender) -> Result<(), ServeError> {
         let core = self.mesh.core;
-        let map = placement::cluster_map(&self.config);
-        let (disk, recovered) = DmaDisk::open(&self.data.wal(core), &self.wal_config())
-            .await
-            .map_err(|source| ServeError::Wal { core, source })?;
-        if let Some(torn) = &recovered.torn_tail {
-            tracing::info!(core, file = %torn.file, offset = torn.offset, "cut writes that were never acknowledged");
-        }
-        let mut seeds = Vec::new();
-        let mut machines = HashMap::new();
-        let mut shard_dirs = HashMap::new();
-        let cores = self.config.cores();
-        for info in map.shards.iter().filter(|info| placement::core_of(info.id, cores) == core) {
-            let open = self.open_shard(info.id, &map)?;
-            let applied = open.machine.applied();
-            seeds.push(ReplicaSeed {
-                shard: open.shard,
-                generation: replica_id::FOUNDING,
-                engine: open.engine,
-                applied: Index(applied.index),
-                applied_term: Term(applied.term),
-                conf_state: open.machine.conf_state().clone(),
-            });
-            machines.insert(open.shard, open.machine);
-            shard_dirs.insert(open.shard, open.dir);
-        }
-        let wal = wal::Wal::new(self.wal_config(), recovered);
-        let machine = Core::new(self.core_config(), map.clone(), wal, seeds, random_seed())
+        let Opened { disk, wal, seeds, hosted } = self.open().await?;
+        let machine = Core::new(self.core_config(), (*self.map).clone(), wal, seeds, random_seed())
             .map_err(|source| ServeError::Replica { core, source })?;
         let store = Store::start(StoreParams {
             core,
             cpu: self.cpu(),
-            machines,
+            home: self.home.clone(),
+            hosted,
+            map: self.map.clone(),
             memtables: self.shared.clone().map(|shared| (shared, self.memtables_max())),
             reader_threads: self.config.storage.reader_threads,
-            shard_dirs,
-            checkpoints_kept: usize::try_from(self.config.snapshot.keep).expect("64-bit machine"),
+            snapshots_kept: usize::try_from(self.config.snapshot.keep).expect("64-bit machine"),
         })
         .map_err(|error| ServeError::Start { what: "the storage threads", detail: error.to_string() })?;
-        let _ = news.send(Ok(Opened));
-        let CoreSetup { config, mesh, doors, started, data: _data, .. } = self;
-        driver::run(CoreParts { config, map, core: machine, disk, store, mesh, doors, started }).await;
-        Ok(())
-    }
-
-    fn open_shard(&self, shard: u32, map: &ClusterMap) -> Result<OpenShard, ServeError> {
-        let failed = |detail: String| ServeError::Store { shard, detail };
-        let dir = self.data.shard(self.mesh.core, shard);
-        std::fs::create_dir_all(&dir).map_err(|error| failed(format!("{}: {error}", dir.display())))?;
-        let engine: Arc<dyn StorageEngine> = match &self.shared {
-            Some(shared) => Arc::new(
-                RocksEngine::open(&dir.join("store"), shared).map_err(|error| failed(error.to_string()))?,
-            ),
-            // Rebuilt from the log, which is never compacted past what the engine holds durably: nothing.
-            None => Arc::new(MemEngine::new()),
-        };
-        let machine = Machine::open(engine.clone(), placement::founders(map))
-            .map_err(|error: MachineOpenError| failed(error.to_string()))?;
-        Ok(OpenShard { shard, dir, engine, machine })
+        let _ = news.send(Ok(News::Serves));
+        let CoreSetup { config, map, data, mesh, doors, transfers, started, .. } = self;
+        let standing = data.standing();
+        let parts =
+            CoreParts { config, map, standing, core: machine, disk, store, mesh, doors, transfers, started };
+        driver::run(parts).await;
+        let _ = news.send(Ok(News::Stopped));
+        // The other cores may still talk to this one; the process ends when all have stopped.
+        std::future::pending().await
     }
 
     /// Memtables may grow past their budget while a flush is under way, but not without bound.
@@ -271,6 +312,11 @@ impl CoreSetup {
             cache_bytes_max: section.cache_bytes,
             // Not what the limits allow now: an entry from before they were lowered must still fit.
             payload_bytes_max: bytes(section.segment_bytes - (16 << 10)),
+            // Nobody could give a node that is alone its records back.
+            recovery_mode: match self.config.cluster.nodes.len() {
+                1 => RecoveryMode::Refuse,
+                _ => RecoveryMode::Quarantine,
+            },
             ..WalConfig::new(
                 self.config.node.id,
                 u16::try_from(self.mesh.core).expect("validated: at most 512"),
@@ -308,15 +354,13 @@ impl CoreSetup {
             snapshot_interval: Nanos(self.config.snapshot.interval_s.saturating_mul(1_000_000_000)),
             snapshot_threshold_bytes: self.config.snapshot.threshold_bytes,
             log_bytes_max: raft.log_bytes_max,
-            snapshots_sending_max: SNAPSHOTS_SENDING_MAX,
+            snapshots_sending_max: usize::try_from(self.config.snapshot.concurrent_max)
+                .expect("64-bit machine"),
             hibernate: raft.hibernate,
             slow_write: Nanos::from_millis(raft.slow_write_ms),
         }
     }
 }
-
-/// Each takes a share of the disk and the network from the requests of clients.
-const SNAPSHOTS_SENDING_MAX: usize = 2;
 
 /// Every shard may let some reads wait, however many shards share a core's bound.
 const READS_BYTES_MIN: u64 = 256 << 10;

@@ -17,8 +17,10 @@ use std::process::Command;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use harness::{Cluster, Forge, Incoming, MIB, Node, Settings, Signal, Wire, key_in, refuse_io_uring, until};
-use harness::{read_back, value_of, with_client};
+use harness::{
+    Cluster, Forge, Groups, Incoming, MIB, Node, Settings, Signal, Wire, key_in, read_back, refuse_io_uring,
+    until, value_of, voters, with_client,
+};
 use net::protocol::{
     Answer, ClientHello, ErrorCode, Mutation, Op, Oversize, PROTOCOL_VERSION, ReadConsistency, Refusal,
     WriteConsistency,
@@ -279,9 +281,11 @@ fn a_data_directory_made_for_something_else_is_left_alone() {
 
 #[test]
 fn a_node_of_another_cluster_is_not_let_in() {
-    let mut cluster = Cluster::prepare(Settings::default());
+    let mut cluster = Cluster::start(Settings::default());
+    cluster.node_mut(3).kill();
+    cluster.node_mut(3).wipe();
     edit(cluster.node(3), "id = \"tested\"", "id = \"other\"");
-    cluster.start_all();
+    cluster.node_mut(3).start();
     until("the stranger to be refused", Duration::from_secs(20), || {
         let logs: String = cluster.nodes().iter().map(Node::log).collect();
         let refused = logs.contains("belongs to cluster `tested`, this one to `other`")
@@ -297,8 +301,39 @@ fn a_node_of_another_cluster_is_not_let_in() {
         leaders.ok_or_else(|| format!("{statuses:?}"))
     });
     assert_eq!(leaders.len(), 5);
-    let stranger = cluster.node(3).status().expect("it runs, alone");
-    assert!(stranger.shards().all(|shard| shard.role != "leader" && shard.committed == 0), "{stranger:?}");
+    // It cannot tell whether its cluster exists, so it does not begin; and says for whom it waits.
+    until("the stranger to say what it waits for", SOON, || {
+        match cluster.node(3).says("waiting for these nodes to tell whether the cluster exists") {
+            0 => Err("it says nothing".to_owned()),
+            _ => Ok(()),
+        }
+    });
+    assert!(cluster.node(3).status().is_err(), "it does not serve");
+}
+
+#[test]
+fn a_cluster_begins_when_all_its_nodes_are_there() {
+    let mut cluster = Cluster::prepare(Settings::default());
+    cluster.node_mut(1).start();
+    cluster.node_mut(2).start();
+    for node in 1..=2 {
+        until("a node to say for whom it waits", Duration::from_secs(20), || {
+            let log = cluster.node(node).log();
+            let says = log.contains("nodes=[3]") && log.contains("waiting for these nodes");
+            says.then_some(()).ok_or(log)
+        });
+    }
+    // One that was told to end while it waits does so, and waits on when it is started again.
+    cluster.node(2).signal(Signal::Terminate);
+    assert_eq!(cluster.node_mut(2).wait_exit(EXIT).code(), Some(0));
+    cluster.node_mut(2).start();
+    cluster.node_mut(3).start();
+    cluster.wait_until_all_shards_have_leaders();
+    // From now on a majority is enough.
+    cluster.kill_all();
+    cluster.node_mut(1).start();
+    cluster.node_mut(3).start();
+    until("the two to lead everything", Duration::from_secs(20), || cluster.leaders());
 }
 
 #[test]
@@ -358,39 +393,115 @@ fn flip(path: &Path, at: u64) {
     file.sync_all().expect("the disk takes it");
 }
 
-#[test]
-fn a_flipped_byte_in_the_log_is_found_and_nothing_is_lost() {
-    let mut cluster = Cluster::start(Settings::default());
+/// Writes a value that can be found again in the logs of shard 1, and many others after it; those others.
+fn write_marked(cluster: &Cluster, marker: &Bytes) -> Vec<(Bytes, u64)> {
+    let (key, marker) = (key_in(&cluster.map(), 1, "marked-"), marker.clone());
+    with_client(cluster.endpoints(), async move |client| {
+        client.put(key, marker).await.expect("the cluster takes writes");
+        let mut written = Vec::new();
+        for token in 2..400 {
+            let key = Bytes::from(format!("after-{token}"));
+            client.put(key.clone(), value_of(token)).await.expect("the cluster takes writes");
+            written.push((key, token));
+        }
+        written
+    })
+}
+
+/// Ends a node and flips a byte of the marked value in its log; the file's name, and what undoes it.
+fn damage_log(cluster: &mut Cluster, node: u64, marker: &Bytes) -> (String, impl FnOnce() + use<>) {
+    cluster.node(node).signal(Signal::Terminate);
+    cluster.node_mut(node).wait_exit(EXIT);
+    let (file, at) =
+        find_in_log(&cluster.node(node).wal_dir(0), marker).expect("the node has the value in its log");
+    flip(&file, at);
+    let name = file.file_name().and_then(|name| name.to_str()).expect("a plain name").to_owned();
+    (name, move || flip(&file, at))
+}
+
+fn marker() -> Bytes {
     let mut marker = BytesMut::from(&b"a value to be found again: "[..]);
     marker.extend_from_slice(&value_of(1));
-    let (key, marker) = (key_in(&cluster.map(), 1, "marked-"), marker.freeze());
-    let written = {
-        let (key, marker) = (key.clone(), marker.clone());
-        with_client(cluster.endpoints(), async move |client| {
-            client.put(key, marker).await.expect("the cluster takes writes");
-            let mut written = Vec::new();
-            for token in 2..400 {
-                let key = Bytes::from(format!("after-{token}"));
-                client.put(key.clone(), value_of(token)).await.expect("the cluster takes writes");
-                written.push((key, token));
-            }
-            written
-        })
-    };
+    marker.freeze()
+}
+
+#[test]
+fn a_flipped_byte_in_the_log_is_found_and_healed_by_the_others() {
+    let mut cluster = Cluster::start(Settings::default());
+    let written = write_marked(&cluster, &marker());
+    cluster.wait_until_all_caught_up(Duration::from_secs(10));
+    let (name, _) = damage_log(&mut cluster, 2, &marker());
+    cluster.node_mut(2).start();
+    // The node starts, says precisely what it found, and comes back as somebody else where it had a hole.
+    let groups = Groups::at(cluster.endpoints());
+    let all = (1..=3).collect();
+    let healed = groups.wait("the damaged replica to be replaced", 1, Duration::from_secs(30), |shard| {
+        voters(shard).get(&2).copied().filter(|raft_id| *raft_id != 2 && !shard.joint)
+    });
+    println!("node 2 is {healed} in shard 1");
+    for shard in 0..=cluster.settings.shards {
+        groups.wait_for_voters(shard, &all, Duration::from_secs(30));
+    }
+    let log = cluster.node(2).log();
+    let said = log.lines().find(|line| line.contains("ERROR") && line.contains("the log is damaged"));
+    let said = said.unwrap_or_else(|| panic!("the damage was not told:\n{log}"));
+    for word in [&*name, "offset=", "shards=[", "the other nodes"] {
+        assert!(said.contains(word), "`{word}` is not in {said}");
+    }
+    assert!(log.contains("installed a snapshot"), "{log}");
+    cluster.wait_until_caught_up(2, Duration::from_secs(20));
+    // It has what it lost: with it, and without another one, everything is there.
+    cluster.node_mut(3).kill();
+    cluster.wait_until_all_shards_have_leaders();
+    let lost = read_back(cluster.endpoints(), written.clone());
+    assert!(lost.is_empty(), "{lost:?}");
+    // The next start finds nothing wrong any more, or at least nothing to be replaced again.
+    let replaced = cluster.node(2).says("a fresh one asks the other nodes");
+    cluster.node_mut(3).start();
+    cluster.node_mut(2).kill();
+    cluster.node_mut(2).start();
+    cluster.wait_until_caught_up(2, Duration::from_secs(20));
+    assert_eq!(cluster.node(2).says("a fresh one asks the other nodes"), replaced);
+    let lost = read_back(cluster.endpoints(), written);
+    assert!(lost.is_empty(), "{lost:?}");
+}
+
+#[test]
+fn a_damaged_database_is_replaced_and_healed_by_the_others() {
+    let mut cluster = Cluster::start(Settings::default());
+    let written = write_marked(&cluster, &marker());
     cluster.wait_until_all_caught_up(Duration::from_secs(10));
     cluster.node(2).signal(Signal::Terminate);
     cluster.node_mut(2).wait_exit(EXIT);
-    let (file, at) =
-        find_in_log(&cluster.node(2).wal_dir(0), &marker).expect("node 2 has the value in its log");
-    flip(&file, at);
-    let name = file.file_name().and_then(|name| name.to_str()).expect("a plain name").to_owned();
-    does_not_start(cluster.node_mut(2), |_| {}, &[&name, "damaged at offset", "acknowledged records"]);
-    cluster.wait_until_all_shards_have_leaders();
-    let lost = read_back(cluster.endpoints(), written.clone());
-    assert!(lost.is_empty(), "the other two have everything: {lost:?}");
-    flip(&file, at);
+    let store = cluster.node(2).data_dir().join("core-0/shard-1/store");
+    let database =
+        fs::read_dir(&store).expect("the replica has a database").flatten().next().expect("one").path();
+    let manifest = fs::read_dir(database).expect("a database is a folder").flatten();
+    let manifest =
+        manifest.map(|entry| entry.path()).find(|path| path.to_string_lossy().contains("MANIFEST"));
+    flip(&manifest.expect("a database has a manifest"), 12);
     cluster.node_mut(2).start();
+    let groups = Groups::at(cluster.endpoints());
+    groups.wait("the damaged replica to be replaced", 1, Duration::from_secs(30), |shard| {
+        voters(shard).get(&2).copied().filter(|raft_id| *raft_id != 2 && !shard.joint)
+    });
+    assert_eq!(cluster.node(2).says("a replica's data are damaged"), 1);
     cluster.wait_until_caught_up(2, Duration::from_secs(20));
+    cluster.node_mut(3).kill();
+    cluster.wait_until_all_shards_have_leaders();
+    let lost = read_back(cluster.endpoints(), written);
+    assert!(lost.is_empty(), "{lost:?}");
+}
+
+#[test]
+fn a_node_without_others_does_not_start_on_a_damaged_log() {
+    let mut cluster = Cluster::start(alone());
+    let written = write_marked(&cluster, &marker());
+    let (name, undo) = damage_log(&mut cluster, 1, &marker());
+    does_not_start(cluster.node_mut(1), |_| {}, &[&name, "damaged at offset", "acknowledged records"]);
+    undo();
+    cluster.node_mut(1).start();
+    cluster.wait_until_all_shards_have_leaders();
     let lost = read_back(cluster.endpoints(), written);
     assert!(lost.is_empty(), "{lost:?}");
 }

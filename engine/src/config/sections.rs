@@ -70,6 +70,9 @@ pub struct Cluster {
     /// Number of shards that hold keys; fixed when the cluster is created.
     #[serde(default = "default_shards")]
     pub shards: u32,
+    /// Replicas that each shard begins with, on as many nodes; 0 stands for one on every node.
+    #[serde(default)]
+    pub replicas: u32,
     /// All nodes.
     pub nodes: Vec<ClusterNode>,
 }
@@ -104,6 +107,13 @@ impl Cluster {
         }
         if self.nodes.is_empty() {
             return invalid("cluster.nodes", "list every node in a [[cluster.nodes]] table");
+        }
+        if usize::try_from(self.replicas).is_ok_and(|replicas| replicas > self.nodes.len()) {
+            let nodes = self.nodes.len();
+            return invalid(
+                "cluster.replicas",
+                format!("{} on {nodes} nodes; give at most {nodes}", self.replicas),
+            );
         }
         for (position, node) in self.nodes.iter().enumerate() {
             if node.id == 0 {
@@ -301,7 +311,7 @@ pub struct Storage {
 pub enum EngineKind {
     /// RocksDB with key-value separation.
     Rocksdb,
-    /// An ordered map in memory: rebuilt from the log at every start, which is then never compacted.
+    /// An ordered map in memory: rebuilt at every start from its last image and the log.
     Memory,
 }
 
@@ -342,11 +352,15 @@ pub struct Snapshot {
     pub threshold_bytes: u64,
     /// Snapshots kept of each shard; 0 keeps none beside the live state.
     pub keep: u32,
+    /// Bytes per second of all snapshots that the node sends to others, together; 0 for as fast as it goes.
+    pub send_bytes_per_s: u64,
+    /// Snapshots sent at a time, and received at a time, by the whole node.
+    pub concurrent_max: u32,
 }
 
 impl Default for Snapshot {
     fn default() -> Self {
-        Self { interval_s: 0, threshold_bytes: 0, keep: 1 }
+        Self { interval_s: 0, threshold_bytes: 0, keep: 1, send_bytes_per_s: 100_000_000, concurrent_max: 2 }
     }
 }
 
@@ -357,6 +371,12 @@ impl Snapshot {
         }
         if self.keep > 64 {
             return invalid("snapshot.keep", "give 0 to 64");
+        }
+        if self.send_bytes_per_s != 0 && self.send_bytes_per_s < MIB {
+            return invalid("snapshot.send_bytes_per_s", "must be 0 or at least 1 MiB");
+        }
+        if !(1..=64).contains(&self.concurrent_max) {
+            return invalid("snapshot.concurrent_max", "give 1 to 64");
         }
         Ok(())
     }

@@ -62,14 +62,17 @@ impl Node {
         let mut seeds = Vec::new();
         for shard in &map.shards {
             let engine: Arc<dyn StorageEngine> = Arc::new(MemEngine::new());
-            machines.insert(shard.id, Machine::open(engine.clone(), placement::founders(&map)).unwrap());
+            machines.insert(
+                shard.id,
+                Machine::open(engine.clone(), placement::founders(&map, shard.id)).unwrap(),
+            );
             seeds.push(ReplicaSeed {
                 shard: shard.id,
                 generation: 0,
                 engine,
                 applied: raft::Index(0),
                 applied_term: raft::Term(0),
-                conf_state: placement::founders(&map),
+                conf_state: placement::founders(&map, shard.id),
             });
         }
         let core_config = CoreConfig {

@@ -1,5 +1,6 @@
 //! The log's effects on real files: batches, segments and reads, each its own task, so that several are in flight.
 
+use std::cell::Cell;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
@@ -19,6 +20,7 @@ pub(super) struct Disk {
     disk: DmaDisk,
     dir: PathBuf,
     inbox: Rc<Inbox>,
+    writing: Rc<Cell<usize>>,
 }
 
 /// How long to wait before a failed creation of a segment is tried again: disk space may come back.
@@ -26,16 +28,24 @@ const SEGMENT_RETRY: Duration = Duration::from_millis(500);
 
 impl Disk {
     pub fn new(disk: DmaDisk, dir: PathBuf, inbox: Rc<Inbox>) -> Disk {
-        Disk { disk, dir, inbox }
+        Disk { disk, dir, inbox, writing: Rc::default() }
+    }
+
+    /// Whether batches are under way.
+    pub fn is_writing(&self) -> bool {
+        self.writing.get() > 0
     }
 
     /// Writes a batch. A failure ends the process: what is on disk is unknown, and acknowledging later writes over it
     /// would lose data.
     pub fn write(&self, batch: WriteBatch) {
         let this = self.clone();
+        self.writing.set(self.writing.get() + 1);
         glommio::spawn_local(async move {
             let id = batch.id;
-            match this.disk.write(batch).await {
+            let written = this.disk.write(batch).await;
+            this.writing.set(this.writing.get() - 1);
+            match written {
                 Ok(()) => this.inbox.push(Event::WalWritten { batch: id }),
                 Err(source) => fatal::abort(Reason::WalWrite { dir: this.dir, source }),
             }

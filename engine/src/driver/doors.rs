@@ -11,7 +11,8 @@ use net::transport::{Connection, ConnectionConfig, Handoff, Listener};
 
 use super::clients::{greeting, report};
 use super::mesh::ConnectionSlot;
-use super::{Doors, Driver, MeshMessage};
+use super::{Doors, Driver, MeshMessage, greet};
+use crate::config::Cluster;
 
 /// A connection that has not said hello by then is closed.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
@@ -68,24 +69,42 @@ async fn accept_peers(driver: Rc<Driver>, listener: TcpListener) {
     let listener = Listener::from_std(listener).expect("a bound listener has an address");
     loop {
         let Some(connection) = accept(&listener, driver.peers.connection).await else { continue };
-        let driver = driver.clone();
-        glommio::spawn_local(async move {
-            match peer_hello(&driver, connection).await {
-                Ok(Some((handoff, hello))) if hello.wants_core == driver.mesh.core => {
-                    driver.peers.clone().accept(handoff, hello).await;
-                }
-                Ok(Some((handoff, hello))) => {
-                    driver.mesh.send(hello.wants_core, MeshMessage::Peer(handoff, hello));
-                }
-                Ok(None) => {}
-                Err(error) => tracing::warn!(%error, "refused a connection at the peer door"),
-            }
-        })
-        .detach();
+        glommio::spawn_local(admit_peer(driver.clone(), connection)).detach();
     }
 }
 
-async fn accept(listener: &Listener, config: ConnectionConfig) -> Option<Connection> {
+/// Reads a peer's hello and brings the connection where it wants to be.
+async fn admit_peer(driver: Rc<Driver>, mut connection: Connection) {
+    let read = read_peer_hello(&driver.config.cluster, driver.mesh.cores(), &mut connection).await;
+    let hello = match read {
+        Ok(Some(hello)) => hello,
+        Ok(None) => return,
+        Err(refusal) => {
+            tracing::warn!(error = %refusal, "refused a connection at the peer door");
+            return refuse(connection, &refusal).await;
+        }
+    };
+    if hello.purpose == Purpose::Identity {
+        let store = driver.peers.store.clone();
+        return greet::answer_identity(connection, driver.config.node.id, store).await;
+    }
+    let Ok(handoff) = connection.into_handoff() else { return };
+    match hello.wants_core {
+        core if core == driver.mesh.core => serve_peer(&driver, handoff, hello),
+        core => driver.mesh.send(core, MeshMessage::Peer(handoff, hello)),
+    }
+}
+
+/// Serves a peer whose hello was read here or by another core.
+pub(super) fn serve_peer(driver: &Rc<Driver>, handoff: Handoff, hello: PeerHello) {
+    match hello.purpose {
+        Purpose::Messages => glommio::spawn_local(driver.peers.clone().accept(handoff, hello)).detach(),
+        Purpose::Snapshot => glommio::spawn_local(driver.clone().receive_snapshot(handoff, hello)).detach(),
+        Purpose::Identity => return,
+    };
+}
+
+pub(super) async fn accept(listener: &Listener, config: ConnectionConfig) -> Option<Connection> {
     match listener.accept().await {
         Ok(fd) => Connection::from_fd(fd, config).ok(),
         Err(error) => {
@@ -140,19 +159,13 @@ async fn client_hello(
     Err(refusal)
 }
 
-async fn peer_hello(
-    driver: &Driver,
-    mut connection: Connection,
-) -> Result<Option<(Handoff, PeerHello)>, ErrorReport> {
-    let frame = match first_frame(&mut connection).await {
-        Ok(Some(frame)) => frame,
-        Ok(None) => return Ok(None),
-        Err(refusal) => {
-            refuse(connection, &refusal).await;
-            return Err(refusal);
-        }
-    };
-    let ours = &driver.config.cluster;
+/// Reads a peer's hello; `None` when it gave up, an error when it is to be refused.
+pub(super) async fn read_peer_hello(
+    ours: &Cluster,
+    cores: u32,
+    connection: &mut Connection,
+) -> Result<Option<PeerHello>, ErrorReport> {
+    let Some(frame) = first_frame(connection).await? else { return Ok(None) };
     let refusal = match decode_peer_hello(&frame) {
         Err(error) => report(ErrorCode::BadMessage, error.to_string()),
         Ok(hello) if hello.version != PEER_VERSION => report(
@@ -166,30 +179,16 @@ async fn peer_hello(
                 hello.node, hello.cluster_id, ours.id
             ),
         ),
-        Ok(hello) if hello.wants_core >= driver.mesh.cores() => report(
+        Ok(hello) if hello.wants_core >= cores => report(
             ErrorCode::BadMessage,
-            format!(
-                "node {} asks for core {}, and this node has {}",
-                hello.node,
-                hello.wants_core,
-                driver.mesh.cores()
-            ),
+            format!("node {} asks for core {}, and this node has {cores}", hello.node, hello.wants_core),
         ),
         Ok(hello) if ours.node(hello.node).is_none_or(|node| hello.core >= node.cores) => report(
             ErrorCode::BadMessage,
             format!("node {} core {} is not in [[cluster.nodes]] of this node", hello.node, hello.core),
         ),
-        Ok(hello) if hello.purpose != Purpose::Messages => {
-            report(ErrorCode::BadMessage, "this node takes only connections for messages".to_owned())
-        }
-        Ok(hello) => {
-            return match connection.into_handoff() {
-                Ok(handoff) => Ok(Some((handoff, hello))),
-                Err(error) => Err(report(ErrorCode::BadFrame, error.to_string())),
-            };
-        }
+        Ok(hello) => return Ok(Some(hello)),
     };
-    refuse(connection, &refusal).await;
     Err(refusal)
 }
 
@@ -204,7 +203,7 @@ async fn first_frame(connection: &mut Connection) -> Result<Option<net::frame::F
     }
 }
 
-async fn refuse(connection: Connection, refusal: &ErrorReport) {
+pub(super) async fn refuse(connection: Connection, refusal: &ErrorReport) {
     let (_reader, sender) = connection.split();
     let sent = sender.append(|buffer| Encoder::new(ERROR_FRAME_BYTES_MAX).error(refusal, buffer));
     if matches!(sent, Ok(Ok(()))) {

@@ -21,6 +21,22 @@ pub enum MeshMessage {
     Reply(ConnectionId, Reply),
     /// The sender's account of itself.
     Status(CoreStatus),
+    /// The process was asked to end.
+    Stop,
+}
+
+/// Tells all cores of the node to stop.
+pub struct Stopper {
+    to: Vec<flume::Sender<MeshMessage>>,
+}
+
+impl Stopper {
+    /// Tells them. One that is gone needs not be told.
+    pub fn stop(&self) {
+        for core in &self.to {
+            let _ = core.send(MeshMessage::Stop);
+        }
+    }
 }
 
 /// A client connection among those of the node, whichever core has it: the one number that cores share.
@@ -51,6 +67,11 @@ impl Mesh {
             .zip(from)
             .map(|(core, from)| Mesh { core, to: to.clone(), connections: connections.clone(), from })
             .collect()
+    }
+
+    /// What stops all cores.
+    pub fn stopper(&self) -> Stopper {
+        Stopper { to: self.to.clone() }
     }
 
     /// Number of cores.

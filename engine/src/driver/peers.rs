@@ -3,21 +3,19 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::net::{SocketAddr, ToSocketAddrs};
 use std::rc::Rc;
 use std::time::Duration;
 
 use net::frame::{Frame, FrameKind};
 use net::peer::{
     GroupMessage, PEER_VERSION, PeerEncoder, PeerHello, PeerHelloReply, Purpose, StoreInfo, decode_messages,
-    decode_peer_hello_reply,
 };
 use net::transport::{Connection, ConnectionConfig, FrameReader, FrameSender, Handoff};
 
+use super::greet;
 use super::inbox::Inbox;
 use crate::core::Event;
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 const REDIAL_MIN: Duration = Duration::from_millis(20);
 const REDIAL_MAX: Duration = Duration::from_millis(500);
 /// Frames grow to about this size: large enough to cost little per message, small enough to be checked and taken in
@@ -29,6 +27,8 @@ pub(super) struct Peers {
     pub node: u64,
     pub core: u32,
     pub cluster: String,
+    /// What this node says of its data directory.
+    pub store: StoreInfo,
     pub connection: ConnectionConfig,
     inbox: Rc<Inbox>,
     encoder: RefCell<PeerEncoder>,
@@ -40,6 +40,7 @@ impl Peers {
         node: u64,
         core: u32,
         cluster: String,
+        store: StoreInfo,
         connection: ConnectionConfig,
         inbox: Rc<Inbox>,
     ) -> Peers {
@@ -47,6 +48,7 @@ impl Peers {
             node,
             core,
             cluster,
+            store,
             connection,
             inbox,
             encoder: RefCell::new(PeerEncoder::new(FRAME_BYTES_TARGET, connection.frame_bytes_max)),
@@ -95,55 +97,34 @@ impl Peers {
         core: u32,
         address: &str,
     ) -> Result<(FrameReader, FrameSender), String> {
-        let address = resolve(address)?;
-        let connection = Connection::connect(address, CONNECT_TIMEOUT, self.connection)
-            .await
-            .map_err(|error| error.to_string())?;
-        let (mut reader, sender) = connection.split();
-        let hello = PeerHello {
+        let hello = self.hello(core, Purpose::Messages);
+        let (reader, sender, _) = greet::dial(&hello, node, address, self.connection).await?;
+        Ok((reader, sender))
+    }
+
+    /// What this core says when it dials another.
+    pub fn hello(&self, wants_core: u32, purpose: Purpose) -> PeerHello {
+        PeerHello {
             version: PEER_VERSION,
             node: self.node,
             core: self.core,
             cluster_id: self.cluster.clone(),
-            wants_core: core,
-            purpose: Purpose::Messages,
-            store: StoreInfo::default(),
-        };
-        sender
-            .append(|buffer| self.encoder.borrow_mut().hello(&hello, buffer))
-            .map_err(|error| error.to_string())?
-            .map_err(|error| error.to_string())?;
-        let reply = glommio::timer::timeout(CONNECT_TIMEOUT, async { Ok(reader.read_frame().await) })
-            .await
-            .map_err(|_| "no answer to the hello".to_owned())?;
-        match reply.map_err(|error| error.to_string())? {
-            Some(frame) if frame.kind == FrameKind::PeerHelloReply => {
-                let reply = decode_peer_hello_reply(&frame).map_err(|error| error.to_string())?;
-                if reply.node != node || reply.core != core {
-                    return Err(format!(
-                        "expected node {node} core {core} at {address}, found node {} core {}; correct [[cluster.nodes]]",
-                        reply.node, reply.core
-                    ));
-                }
-                Ok((reader, sender))
-            }
-            Some(frame) if frame.kind == FrameKind::Error => Err(net::protocol::decode_error(&frame)
-                .map_or_else(|error| error.to_string(), |report| report.to_string())),
-            Some(frame) => Err(format!("unexpected {:?}", frame.kind)),
-            None => Err("closed during the hello".to_owned()),
+            wants_core,
+            purpose,
+            store: self.store.clone(),
         }
+    }
+
+    /// What this core answers when it is dialled.
+    pub fn hello_reply(&self) -> PeerHelloReply {
+        PeerHelloReply { version: PEER_VERSION, node: self.node, core: self.core, store: self.store.clone() }
     }
 
     /// Takes over a connection that another node dialled.
     pub async fn accept(self: Rc<Self>, handoff: Handoff, hello: PeerHello) {
         let Ok(connection) = Connection::from_handoff(handoff, self.connection) else { return };
         let (reader, sender) = connection.split();
-        let reply = PeerHelloReply {
-            version: PEER_VERSION,
-            node: self.node,
-            core: self.core,
-            store: StoreInfo::default(),
-        };
+        let reply = self.hello_reply();
         let sent = sender.append(|buffer| self.encoder.borrow_mut().hello_reply(&reply, buffer));
         if matches!(sent, Ok(Ok(()))) {
             self.serve(hello.node, hello.core, reader, sender).await;
@@ -181,9 +162,4 @@ fn decode(frame: &Frame) -> Result<Vec<GroupMessage>, net::protocol::DecodeError
     let mut messages = Vec::new();
     decode_messages(frame, &mut messages)?;
     Ok(messages)
-}
-
-fn resolve(address: &str) -> Result<SocketAddr, String> {
-    let mut found = address.to_socket_addrs().map_err(|error| format!("{address}: {error}"))?;
-    found.next().ok_or_else(|| format!("{address}: no such host"))
 }

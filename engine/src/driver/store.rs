@@ -1,33 +1,91 @@
 //! The threads beside an executor that may block: one applies committed entries, some read what is not in memory,
-//! one flushes and takes checkpoints. Each job is a batch, and so is each answer: one wake-up for many entries.
+//! one flushes, takes snapshots, and makes and removes replicas. Each job is a batch, and so is each answer: one wake-up
+//! for many entries.
+//!
+//! Invariant: whatever changes a state machine goes through the apply thread, in the order the core wanted it.
 
-use std::collections::HashMap;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
+use std::time::Duration;
 
+use net::map::ClusterMap;
 use raft::Index;
 
-use crate::core::{Applied, ApplyBatch, Event, ReadTask, ReplicaId};
+use crate::core::{Applied, ApplyBatch, Engine, Event, Installed, ReadTask, ReceivedSnapshot, ReplicaId};
 use crate::fatal::{self, Reason};
+use crate::home::Home;
 use crate::machine::{ApplyError, Machine};
+use crate::placement;
+use crate::store::snapshot::{InstallError, Library};
 use crate::store::{ReadTier, RocksShared, StorageEngine};
+
+/// How long to wait before a replica that could not be made or removed is tried again: disk space may come back.
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
 /// A core's storage threads, as seen from its executor.
 pub struct Store {
-    apply: flume::Sender<Vec<ApplyBatch>>,
+    apply: flume::Sender<ApplyJob>,
     read: flume::Sender<Vec<ReadTask>>,
     reader_threads: usize,
     maintain: flume::Sender<Maintenance>,
     events: flume::Receiver<Vec<Event>>,
+    libraries: Libraries,
+}
+
+/// A replica's state machine and snapshots, opened.
+pub struct Hosted {
+    /// The shard.
+    pub shard: u32,
+    /// The generation of the replica.
+    pub generation: u64,
+    /// Its state machine.
+    pub machine: Machine,
+    /// Its snapshots.
+    pub library: Library,
+}
+
+/// The snapshots of each replica of the core, by shard: shared with the threads that send and receive them.
+#[derive(Clone, Default)]
+pub(super) struct Libraries(Arc<Mutex<BTreeMap<u32, (u64, Library)>>>);
+
+impl Libraries {
+    /// The snapshots of the replica of a shard, and its generation.
+    pub fn get(&self, shard: u32) -> Option<(u64, Library)> {
+        self.all().get(&shard).cloned()
+    }
+
+    fn all(&self) -> MutexGuard<'_, BTreeMap<u32, (u64, Library)>> {
+        self.0.lock().expect("nothing panics while holding it")
+    }
+}
+
+/// Work of the apply thread.
+enum ApplyJob {
+    /// Apply entries.
+    Entries(Vec<ApplyBatch>),
+    /// A new replica's state machine.
+    Host { shard: u32, machine: Machine },
+    /// Replace a state machine's data by a snapshot.
+    Install { replica: ReplicaId, engine: Engine, snapshot: ReceivedSnapshot },
+    /// Make all state machines durable, and tell when they are: the process is about to end.
+    Flush(flume::Sender<()>),
+    /// Drop a state machine and its data.
+    Remove { replica: ReplicaId, generation: u64, engine: Engine },
 }
 
 /// Work that may take long.
 pub(super) enum Maintenance {
     /// Find out how far an engine is durable, after making it so if `flush`.
-    Durable { replica: ReplicaId, engine: Arc<dyn StorageEngine>, flush: bool },
-    /// Take a checkpoint.
-    Checkpoint { replica: ReplicaId, engine: Arc<dyn StorageEngine>, index: Index },
+    Durable { replica: ReplicaId, engine: Engine, flush: bool },
+    /// Take a snapshot.
+    Snapshot { replica: ReplicaId, engine: Engine },
+    /// Remove a snapshot that was received and is not wanted.
+    DropSnapshot { snapshot: ReceivedSnapshot },
+    /// Open an empty state machine for a new replica.
+    Create { replica: ReplicaId, generation: u64 },
+    /// Remove the folder of a former replica.
+    Remove { shard: u32, generation: u64 },
 }
 
 /// What the threads of one core need.
@@ -36,46 +94,83 @@ pub struct StoreParams {
     pub core: u32,
     /// Where to pin the apply thread: the CPU of its executor.
     pub cpu: Option<usize>,
-    /// State machine of each shard of the core.
-    pub machines: HashMap<u32, Machine>,
+    /// Where replicas live.
+    pub home: Home,
+    /// The replicas of the core.
+    pub hosted: Vec<Hosted>,
+    /// The members that groups begin with.
+    pub map: Arc<ClusterMap>,
     /// The memtables of the node, and how many bytes of them are too many.
     pub memtables: Option<(RocksShared, usize)>,
     /// Threads for reads that miss memory.
     pub reader_threads: u32,
-    /// Folder of each shard, for its checkpoints.
-    pub shard_dirs: HashMap<u32, PathBuf>,
-    /// Checkpoints kept of each shard.
-    pub checkpoints_kept: usize,
+    /// Snapshots kept of each shard.
+    pub snapshots_kept: usize,
 }
 
 impl Store {
     /// Starts the threads.
     pub fn start(params: StoreParams) -> std::io::Result<Store> {
         let (to_executor, events) = flume::unbounded();
-        // The machine keeps at most two tasks in the lane; reads are bounded by the requests in flight.
-        let (apply, apply_jobs) = flume::bounded(4);
+        // What is in these is bounded by the machine: two tasks of entries in the lane, one installation or removal for
+        // each replica, reads by the requests in flight.
+        let (apply, apply_jobs) = flume::unbounded();
         let (read, read_jobs) = flume::unbounded();
         let (maintain, maintain_jobs) = flume::unbounded();
-        let StoreParams { core, cpu, mut machines, memtables, reader_threads, shard_dirs, checkpoints_kept } =
-            params;
+        let StoreParams { core, cpu, home, hosted, map, memtables, reader_threads, snapshots_kept } = params;
+        let libraries = Libraries::default();
+        let mut machines = HashMap::new();
+        for replica in hosted {
+            libraries.all().insert(replica.shard, (replica.generation, replica.library));
+            machines.insert(replica.shard, replica.machine);
+        }
+        let mut applier = Applier {
+            machines,
+            home: home.clone(),
+            libraries: libraries.clone(),
+            maintain: maintain.clone(),
+            memtables,
+        };
         let done = to_executor.clone();
-        spawn(format!("apply-{core}"), cpu, move || {
-            let too_full = || memtables.as_ref().is_some_and(|(shared, max)| shared.memtables_bytes() > *max);
-            apply_loop(&apply_jobs, &done, &mut machines, too_full);
-        })?;
+        spawn(format!("apply-{core}"), cpu, move || applier.work(&apply_jobs, &done))?;
         for reader in 0..reader_threads {
             let (jobs, done) = (read_jobs.clone(), to_executor.clone());
             spawn(format!("read-{core}-{reader}"), cpu, move || read_loop(&jobs, &done))?;
         }
-        spawn(format!("store-{core}"), cpu, move || {
-            maintain_loop(&maintain_jobs, &to_executor, &shard_dirs, checkpoints_kept);
-        })?;
+        let maintainer = Maintainer {
+            home,
+            map,
+            libraries: libraries.clone(),
+            apply: apply.clone(),
+            again: maintain.clone(),
+            snapshots_kept,
+        };
+        spawn(format!("store-{core}"), cpu, move || maintainer.work(&maintain_jobs, &to_executor))?;
         let reader_threads = usize::try_from(reader_threads).expect("64-bit machine");
-        Ok(Store { apply, read, reader_threads, maintain, events })
+        Ok(Store { apply, read, reader_threads, maintain, events, libraries })
     }
 
     pub(super) fn apply(&self, batches: Vec<ApplyBatch>) {
-        must_be_there(self.apply.send(batches).is_ok(), "apply");
+        self.order(ApplyJob::Entries(batches));
+    }
+
+    pub(super) fn install(&self, replica: ReplicaId, engine: Engine, snapshot: ReceivedSnapshot) {
+        self.order(ApplyJob::Install { replica, engine, snapshot });
+    }
+
+    pub(super) fn remove(&self, replica: ReplicaId, generation: u64, engine: Engine) {
+        self.order(ApplyJob::Remove { replica, generation, engine });
+    }
+
+    /// Makes all state machines durable, after all that was ordered before; the receiver hears when they are.
+    pub(super) fn flush(&self) -> flume::Receiver<()> {
+        let (done, wait) = flume::bounded(1);
+        self.order(ApplyJob::Flush(done));
+        wait
+    }
+
+    fn order(&self, job: ApplyJob) {
+        must_be_there(self.apply.send(job).is_ok(), "apply");
     }
 
     /// Hands reads out, in as many parts as there are threads.
@@ -90,6 +185,11 @@ impl Store {
 
     pub(super) fn maintain(&self, job: Maintenance) {
         must_be_there(self.maintain.send(job).is_ok(), "store");
+    }
+
+    /// The snapshots of the core's replicas.
+    pub(super) fn libraries(&self) -> &Libraries {
+        &self.libraries
     }
 
     /// Completions of all threads.
@@ -115,31 +215,106 @@ fn spawn(name: String, cpu: Option<usize>, run: impl FnOnce() + Send + 'static) 
     thread::Builder::new().name(name).spawn(body).map(drop)
 }
 
-fn apply_loop(
-    jobs: &flume::Receiver<Vec<ApplyBatch>>,
-    done: &flume::Sender<Vec<Event>>,
-    machines: &mut HashMap<u32, Machine>,
-    too_full: impl Fn() -> bool,
-) {
-    while let Ok(batches) = jobs.recv() {
-        let applied: Vec<Applied> = batches
-            .into_iter()
-            .map(|batch| {
-                let shard = batch.replica.shard;
-                let machine = machines.get_mut(&shard).expect("a machine for every replica of the core");
-                // When flushing falls behind, apply waits for it, and admission refuses what apply cannot take: memory
-                // stays bounded. Each flushes its own, so that idle memtables cannot keep everyone waiting.
-                let room =
-                    if too_full() { machine.engine().flush().map_err(ApplyError::from) } else { Ok(()) };
-                match room.and_then(|()| machine.apply(&batch.entries)) {
-                    Ok(result) => batch.done(result.applied.index, machine.clock_ms(), result.outcomes),
-                    Err(error) => fatal::abort(Reason::Apply { shard, detail: error.to_string() }),
+/// The apply thread.
+struct Applier {
+    machines: HashMap<u32, Machine>,
+    home: Home,
+    libraries: Libraries,
+    maintain: flume::Sender<Maintenance>,
+    memtables: Option<(RocksShared, usize)>,
+}
+
+impl Applier {
+    fn work(&mut self, jobs: &flume::Receiver<ApplyJob>, done: &flume::Sender<Vec<Event>>) {
+        while let Ok(job) = jobs.recv() {
+            let event = match job {
+                ApplyJob::Entries(batches) => {
+                    Event::Applied(batches.into_iter().map(|batch| self.apply(batch)).collect())
                 }
-            })
-            .collect();
-        if done.send(vec![Event::Applied(applied)]).is_err() {
-            return;
+                ApplyJob::Host { shard, machine } => {
+                    self.machines.insert(shard, machine);
+                    continue;
+                }
+                ApplyJob::Install { replica, engine, snapshot } => {
+                    let result = self.install(replica, engine, &snapshot);
+                    Event::SnapshotInstalled { replica, result }
+                }
+                ApplyJob::Flush(done) => {
+                    self.flush();
+                    // Whoever asked may have stopped waiting.
+                    let _ = done.send(());
+                    continue;
+                }
+                ApplyJob::Remove { replica, generation, engine } => {
+                    self.remove(replica.shard, generation, &engine);
+                    continue;
+                }
+            };
+            if done.send(vec![event]).is_err() {
+                return;
+            }
         }
+    }
+
+    fn apply(&mut self, batch: ApplyBatch) -> Applied {
+        let shard = batch.replica.shard;
+        let machine = self.machines.get_mut(&shard).expect("a machine for every replica of the core");
+        let too_full = self.memtables.as_ref().is_some_and(|(shared, max)| shared.memtables_bytes() > *max);
+        // When flushing falls behind, apply waits for it, and admission refuses what apply cannot take: memory
+        // stays bounded. Each flushes its own, so that idle memtables cannot keep everyone waiting.
+        let room = if too_full { machine.engine().flush().map_err(ApplyError::from) } else { Ok(()) };
+        match room.and_then(|()| machine.apply(&batch.entries)) {
+            Ok(result) => batch.done(result.applied.index, machine.clock_ms(), result.outcomes),
+            Err(error) => fatal::abort(Reason::Apply { shard, detail: error.to_string() }),
+        }
+    }
+
+    fn install(
+        &mut self,
+        replica: ReplicaId,
+        engine: Engine,
+        snapshot: &ReceivedSnapshot,
+    ) -> Result<Installed, ()> {
+        let shard = replica.shard;
+        let failed = |detail: String| -> ! { fatal::abort(Reason::Install { shard, detail }) };
+        let Some((_, library)) = self.libraries.get(shard) else { return Err(()) };
+        let meta = match library.install(engine.0.as_ref(), &snapshot.place) {
+            Ok(meta) => meta,
+            Err(error @ InstallError::Io { .. }) => failed(error.to_string()),
+            Err(error) => {
+                tracing::error!(shard, %error, "a snapshot was received and cannot be installed");
+                return Err(());
+            }
+        };
+        match self.home.machine(engine.0, meta.conf_state) {
+            Ok(machine) => {
+                let installed = Installed { applied: meta.index, time_ms: machine.clock_ms() };
+                self.machines.insert(shard, machine);
+                tracing::info!(shard, index = meta.index.0, term = meta.term.0, "installed a snapshot");
+                if let Err(error) = self.home.forget_set_aside(shard) {
+                    tracing::warn!(shard, %error, "cannot remove what a lost replica left");
+                }
+                Ok(installed)
+            }
+            Err(error) => failed(error.to_string()),
+        }
+    }
+
+    fn flush(&self) {
+        for (shard, machine) in &self.machines {
+            if let Err(error) = machine.engine().flush() {
+                tracing::warn!(shard, %error, "cannot flush; the next start replays the log");
+            }
+        }
+    }
+
+    fn remove(&mut self, shard: u32, generation: u64, engine: &Engine) {
+        self.machines.remove(&shard);
+        self.libraries.all().remove(&shard);
+        if let Err(error) = engine.0.destroy() {
+            tracing::warn!(shard, generation, %error, "cannot remove a former replica's data properly");
+        }
+        must_be_there(self.maintain.send(Maintenance::Remove { shard, generation }).is_ok(), "store");
     }
 }
 
@@ -155,24 +330,95 @@ fn read_loop(jobs: &flume::Receiver<Vec<ReadTask>>, done: &flume::Sender<Vec<Eve
     }
 }
 
-fn maintain_loop(
-    jobs: &flume::Receiver<Maintenance>,
-    done: &flume::Sender<Vec<Event>>,
-    dirs: &HashMap<u32, PathBuf>,
-    kept: usize,
-) {
-    while let Ok(job) = jobs.recv() {
-        let event = match job {
-            Maintenance::Durable { replica, engine, flush } => durable(replica, engine.as_ref(), flush),
-            Maintenance::Checkpoint { replica, engine, index } => {
-                let dir = dirs.get(&replica.shard).expect("a folder for every shard of the core");
-                let taken = checkpoint(replica, engine.as_ref(), index, dir, kept);
-                Event::SnapshotTaken { replica, index: taken.then_some(index) }
+/// The thread for work that may take long.
+struct Maintainer {
+    home: Home,
+    map: Arc<ClusterMap>,
+    libraries: Libraries,
+    apply: flume::Sender<ApplyJob>,
+    /// Its own queue, for what failed and is tried again.
+    again: flume::Sender<Maintenance>,
+    snapshots_kept: usize,
+}
+
+impl Maintainer {
+    fn work(&self, jobs: &flume::Receiver<Maintenance>, done: &flume::Sender<Vec<Event>>) {
+        while let Ok(job) = jobs.recv() {
+            let event = match job {
+                Maintenance::Durable { replica, engine, flush } => {
+                    Some(durable(replica, engine.0.as_ref(), flush))
+                }
+                Maintenance::Snapshot { replica, engine } => {
+                    let index = self.take_snapshot(replica.shard, engine.0.as_ref());
+                    Some(Event::SnapshotTaken { replica, index })
+                }
+                Maintenance::DropSnapshot { snapshot } => {
+                    if let Some((_, library)) = self.libraries.get(snapshot.shard) {
+                        library.drop_received(&snapshot.place);
+                    }
+                    None
+                }
+                Maintenance::Create { replica, generation } => self.create(replica, generation),
+                Maintenance::Remove { shard, generation } => {
+                    if let Err(error) = self.home.remove(shard, generation) {
+                        tracing::warn!(shard, generation, %error, "cannot remove a former replica's folder yet");
+                        self.try_again(Maintenance::Remove { shard, generation });
+                    }
+                    None
+                }
+            };
+            if event.is_some_and(|event| done.send(vec![event]).is_err()) {
+                return;
+            }
+        }
+    }
+
+    fn create(&self, replica: ReplicaId, generation: u64) -> Option<Event> {
+        let shard = replica.shard;
+        let make = || -> Result<(Machine, Library), String> {
+            self.home.remove(shard, generation).map_err(|error| error.to_string())?;
+            let machine = self.home.open(shard, generation).map_err(|error| error.to_string())?;
+            let library = self.home.library(shard, generation).map_err(|error| error.to_string())?;
+            Ok((machine, library))
+        };
+        match make() {
+            Ok((machine, library)) => {
+                let engine = Engine(machine.engine().clone());
+                self.libraries.all().insert(shard, (generation, library));
+                must_be_there(self.apply.send(ApplyJob::Host { shard, machine }).is_ok(), "apply");
+                Some(Event::ReplicaCreated { replica, engine })
+            }
+            Err(error) => {
+                tracing::error!(shard, generation, error, "cannot make a replica");
+                self.try_again(Maintenance::Create { replica, generation });
+                None
+            }
+        }
+    }
+
+    /// Puts a job behind all others.
+    fn try_again(&self, job: Maintenance) {
+        thread::sleep(RETRY_PAUSE);
+        must_be_there(self.again.send(job).is_ok(), "store");
+    }
+
+    /// Takes a snapshot and drops the oldest; the index it holds.
+    fn take_snapshot(&self, shard: u32, engine: &dyn StorageEngine) -> Option<Index> {
+        let (_, library) = self.libraries.get(shard)?;
+        let founders = placement::founders(&self.map, shard);
+        let taken = library.take(engine, &founders);
+        let index = match &taken {
+            Ok(snapshot) => Some(snapshot.manifest().meta.index),
+            Err(error) => {
+                tracing::error!(shard, %error, "cannot take a snapshot");
+                None
             }
         };
-        if done.send(vec![event]).is_err() {
-            return;
+        drop(taken);
+        if let Err(error) = library.prune(self.snapshots_kept) {
+            tracing::warn!(shard, %error, "cannot remove an old snapshot");
         }
+        index
     }
 }
 
@@ -182,31 +428,4 @@ fn durable(replica: ReplicaId, engine: &dyn StorageEngine, flush: bool) -> Event
         Ok(applied) => Event::Durable { replica, index: Index(applied.index) },
         Err(error) => fatal::abort(Reason::Apply { shard: replica.shard, detail: error.to_string() }),
     }
-}
-
-/// Takes a checkpoint named by its applied index and drops the oldest beyond `kept`; whether it was taken.
-fn checkpoint(replica: ReplicaId, engine: &dyn StorageEngine, index: Index, dir: &Path, kept: usize) -> bool {
-    let snapshots = dir.join("snapshots");
-    let taken = if kept == 0 {
-        engine.flush().map_err(|error| error.to_string())
-    } else {
-        std::fs::create_dir_all(&snapshots).map_err(|error| error.to_string()).and_then(|()| {
-            let path = snapshots.join(format!("{:020}", index.0));
-            let _ = std::fs::remove_dir_all(&path);
-            engine.create_checkpoint(&path).map(drop).map_err(|error| error.to_string())
-        })
-    };
-    if let Err(error) = &taken {
-        tracing::error!(shard = replica.shard, %error, "cannot take a snapshot");
-    }
-    let mut all: Vec<PathBuf> = std::fs::read_dir(&snapshots)
-        .map(|entries| entries.flatten().map(|entry| entry.path()).collect())
-        .unwrap_or_default();
-    all.sort();
-    for old in all.iter().rev().skip(kept) {
-        if let Err(error) = std::fs::remove_dir_all(old) {
-            tracing::warn!(path = %old.display(), %error, "cannot remove an old snapshot");
-        }
-    }
-    taken.is_ok()
 }

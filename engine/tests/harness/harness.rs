@@ -9,6 +9,7 @@
 //!   wire       the binary protocol on a plain blocking socket, for what the client library would never send
 //!   walread    the log of a node that is down
 //!   library    the client library on an executor of its own
+//!   groups     the replicas of shards, as their leaders see them, and changes to them
 //!   load       clients that work and record what they did and saw
 //!   register   numbers as values, and back
 //! ```
@@ -19,6 +20,7 @@
 mod cluster;
 mod deadline;
 mod forge;
+mod groups;
 mod library;
 mod load;
 mod node;
@@ -32,6 +34,7 @@ mod wire;
 pub use cluster::Cluster;
 pub use deadline::{until, within};
 pub use forge::{Forge, refuse_io_uring};
+pub use groups::{Groups, voters};
 pub use library::{client_config, with_client, with_config};
 pub use load::{Load, LoadConfig, LoadResult, Outage, read_back};
 pub use node::{Node, Signal};

@@ -75,6 +75,7 @@ pub struct Load {
     stop: Arc<AtomicBool>,
     probes: Arc<Mutex<Probes>>,
     acknowledged: Arc<AtomicU64>,
+    failed: Arc<Mutex<Vec<String>>>,
     executor: Option<ExecutorJoinHandle<LoadResult>>,
 }
 
@@ -85,18 +86,25 @@ impl Load {
         let stop = Arc::new(AtomicBool::new(false));
         let probes = Arc::new(Mutex::new(Probes::new()));
         let acknowledged = Arc::new(AtomicU64::new(0));
+        let failed = Arc::new(Mutex::new(Vec::new()));
         let shared = Shared {
             started,
             stop: Arc::clone(&stop),
             probes: Arc::clone(&probes),
             acknowledged: Arc::clone(&acknowledged),
+            failed: Arc::clone(&failed),
             config,
         };
         let executor = LocalExecutorBuilder::new(Placement::Unbound)
             .name("test-load")
             .spawn(move || run(shared, endpoints))
             .expect("an executor starts");
-        Load { started, stop, probes, acknowledged, executor: Some(executor) }
+        Load { started, stop, probes, acknowledged, failed, executor: Some(executor) }
+    }
+
+    /// Writes with a session that failed although the library tried again for as long as it may; each is told for people.
+    pub fn failed(&self) -> Vec<String> {
+        self.failed.lock().expect("the load has not panicked").clone()
     }
 
     /// The time of the history.
@@ -192,6 +200,7 @@ struct Shared {
     stop: Arc<AtomicBool>,
     probes: Arc<Mutex<Probes>>,
     acknowledged: Arc<AtomicU64>,
+    failed: Arc<Mutex<Vec<String>>>,
     config: LoadConfig,
 }
 
@@ -245,10 +254,13 @@ async fn run(shared: Shared, endpoints: Vec<String>) -> LoadResult {
 async fn probe(shared: Rc<Shared>, client: Client, shard: u32, key: Bytes) {
     while shared.goes_on() {
         let invoked = shared.now();
-        if client.put(key.clone(), "probe").await.is_ok() {
-            let at = shared.now();
-            let mut probes = shared.probes.lock().expect("not poisoned");
-            probes.get_mut(&shard).expect("entered at the start").push((invoked, at));
+        match client.put(key.clone(), "probe").await {
+            Ok(_) => {
+                let at = shared.now();
+                let mut probes = shared.probes.lock().expect("not poisoned");
+                probes.get_mut(&shard).expect("entered at the start").push((invoked, at));
+            }
+            Err(error) => shared.failed.lock().expect("not poisoned").push(format!("shard {shard}: {error}")),
         }
         glommio::timer::sleep(Duration::from_millis(10)).await;
     }

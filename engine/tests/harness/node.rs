@@ -58,6 +58,27 @@ impl Node {
         self.data_dir().join(format!("core-{core}")).join("wal")
     }
 
+    /// The folders of replicas that one core has.
+    pub fn replica_folders(&self, core: u32) -> Vec<PathBuf> {
+        let entries =
+            fs::read_dir(self.data_dir().join(format!("core-{core}"))).into_iter().flatten().flatten();
+        let named = |path: &PathBuf| {
+            path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with("shard-"))
+        };
+        entries.map(|entry| entry.path()).filter(named).collect()
+    }
+
+    /// Removes everything it has stored, as a new disk would.
+    pub fn wipe(&mut self) {
+        assert!(self.child.is_none(), "node {} runs", self.id);
+        fs::remove_dir_all(self.data_dir()).expect("a node that has run has data");
+    }
+
+    /// How often its log says `what`.
+    pub fn says(&self, what: &str) -> usize {
+        self.log().matches(what).count()
+    }
+
     /// Its configuration file.
     pub fn config_path(&self) -> PathBuf {
         self.dir.join("ringkv.toml")

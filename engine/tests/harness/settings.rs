@@ -16,6 +16,8 @@ pub struct Settings {
     pub nodes: u64,
     /// User shards.
     pub shards: u32,
+    /// Replicas that each shard begins with; 0 for one on every node.
+    pub replicas: u32,
     /// Executors of each node.
     pub cores: u32,
     /// `rocksdb` or `memory`.
@@ -36,6 +38,8 @@ pub struct Settings {
     pub request_timeout_ms: u64,
     /// Further keys of `[raft]`, one per line.
     pub raft: &'static str,
+    /// Keys of `[snapshot]`, one per line.
+    pub snapshot: &'static str,
     /// Filter of the nodes' logs.
     pub log_level: &'static str,
 }
@@ -45,6 +49,7 @@ impl Default for Settings {
         Settings {
             nodes: 3,
             shards: 4,
+            replicas: 0,
             cores: 1,
             engine: "rocksdb",
             value_bytes_max: MIB,
@@ -55,6 +60,7 @@ impl Default for Settings {
             connections_max: 20_000,
             request_timeout_ms: 5_000,
             raft: "",
+            snapshot: "",
             log_level: "info",
         }
     }
@@ -78,11 +84,11 @@ impl Settings {
     /// The configuration of node `id`; `addresses` are those of nodes 1, 2, ….
     pub fn config(&self, id: u64, data_dir: &Path, addresses: &[Addresses]) -> String {
         let own = addresses[usize::try_from(id - 1).expect("few nodes")];
-        let Settings { shards, cores, engine, raft, log_level, .. } = self;
+        let Settings { shards, replicas, cores, engine, raft, snapshot, log_level, .. } = self;
         let mut text = format!(
             "[node]\nid = {id}\ndata_dir = {data_dir:?}\ncores = {cores}\n\n\
              [listen]\nbinary = \"{}\"\npeer = \"{}\"\n\n\
-             [cluster]\nid = \"tested\"\nshards = {shards}\n\n",
+             [cluster]\nid = \"tested\"\nshards = {shards}\nreplicas = {replicas}\n\n",
             own.binary, own.peer
         );
         for (id, node) in (1..).zip(addresses) {
@@ -95,7 +101,7 @@ impl Settings {
         }
         write!(
             text,
-            "[raft]\n{raft}\n\n\
+            "[raft]\n{raft}\n\n[snapshot]\n{snapshot}\n\n\
              [wal]\nsegment_bytes = {}\nbatch_bytes_max = {}\npool_min = 2\npool_max = 4\ncache_bytes = {}\n\
              retain_bytes = {}\n\n\
              [storage]\nengine = \"{engine}\"\ncache_bytes = {}\nwrite_buffer_bytes = {}\n\n\

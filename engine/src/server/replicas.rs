@@ -1,0 +1,146 @@
+//! Which replicas a core starts with: decided from what its log and its folders hold.
+//!
+//! A replica is held when its stream is in the log. Invariants:
+//! - a stream of which records may be lost is never used again: its shard gets a fresh replica, under a name that has
+//!   promised nothing, which asks the group to be taken in;
+//! - no folder outlives its replica, unless it is set aside because the replica was lost, not removed.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::identity::Stage;
+use crate::replica_id::FOUNDING;
+
+/// A replica of this core, by shard and generation.
+pub(super) type Held = (u32, u64);
+
+/// What was found.
+#[derive(Debug)]
+pub(super) struct Found<'a> {
+    pub stage: Stage,
+    /// The shards that the first placement gives this core.
+    pub placed: &'a [u32],
+    /// The replicas whose streams are whole.
+    pub streams: &'a [Held],
+    /// The replicas whose streams may have lost records, when the log is damaged.
+    pub damaged: Option<&'a [Held]>,
+    /// The replicas that have a folder.
+    pub folders: &'a [Held],
+}
+
+/// What to do.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Plan {
+    /// The generation of each shard's replica; the founders' streams may have to be made yet.
+    pub held: BTreeMap<u32, u64>,
+    /// Shards that get a fresh replica.
+    pub fresh: BTreeSet<u32>,
+    /// Streams to forget: of two replicas of one shard neither can be trusted.
+    pub forgotten: Vec<Held>,
+    /// Folders of lost replicas, kept until their successors are members.
+    pub set_aside: Vec<Held>,
+    /// Folders of removed replicas, or of replicas never begun.
+    pub leftovers: Vec<Held>,
+}
+
+impl Plan {
+    pub fn of(found: &Found<'_>) -> Plan {
+        let mut plan = Plan::default();
+        for &(shard, generation) in found.streams {
+            let twice = found.streams.iter().filter(|(other, _)| *other == shard).count() > 1;
+            if twice {
+                plan.forgotten.push((shard, generation));
+                plan.fresh.insert(shard);
+            } else {
+                plan.held.insert(shard, generation);
+            }
+        }
+        if let Some(damaged) = found.damaged {
+            // Of a stream that lay in the damaged part alone, nothing is left but its folder.
+            let lost = damaged.iter().chain(found.folders).map(|(shard, _)| *shard);
+            plan.fresh.extend(lost.filter(|shard| !plan.held.contains_key(shard)));
+        }
+        for &shard in found.placed {
+            let absent = !plan.held.contains_key(&shard) && !plan.fresh.contains(&shard);
+            match found.stage {
+                Stage::Founding if absent && found.damaged.is_none() => {
+                    plan.held.insert(shard, FOUNDING);
+                }
+                Stage::Founding | Stage::Replacing if absent => {
+                    plan.fresh.insert(shard);
+                }
+                _ => {}
+            }
+        }
+        for &(shard, generation) in found.folders {
+            if plan.held.get(&shard) == Some(&generation) {
+                continue;
+            }
+            let lost = plan.fresh.contains(&shard) && found.damaged.is_some();
+            if lost { &mut plan.set_aside } else { &mut plan.leftovers }.push((shard, generation));
+        }
+        plan
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(stage: Stage) -> Found<'static> {
+        Found { stage, placed: &[0, 2], streams: &[], damaged: None, folders: &[] }
+    }
+
+    #[test]
+    fn founders_make_what_is_missing_and_only_when_they_start_for_the_first_time() {
+        let founding = Plan::of(&Found { streams: &[(2, 0)], ..found(Stage::Founding) });
+        assert_eq!(founding, Plan { held: [(0, 0), (2, 0)].into(), ..Plan::default() });
+        let running = Plan::of(&Found { streams: &[(2, 0)], ..found(Stage::Running) });
+        assert_eq!(running, Plan { held: [(2, 0)].into(), ..Plan::default() });
+    }
+
+    #[test]
+    fn a_replacement_begins_fresh_and_keeps_what_it_has_begun() {
+        let plan = Plan::of(&Found { streams: &[(2, 77)], folders: &[(2, 77)], ..found(Stage::Replacing) });
+        assert_eq!(plan, Plan { held: [(2, 77)].into(), fresh: [0].into(), ..Plan::default() });
+    }
+
+    #[test]
+    fn what_was_removed_leaves_no_folder() {
+        let folders = [(0, 0), (0, 5), (2, 9)];
+        let plan = Plan::of(&Found { streams: &[(0, 5)], folders: &folders, ..found(Stage::Running) });
+        let expected = Plan { held: [(0, 5)].into(), leftovers: vec![(0, 0), (2, 9)], ..Plan::default() };
+        assert_eq!(plan, expected);
+    }
+
+    #[test]
+    fn a_damaged_stream_is_replaced_and_its_folder_set_aside() {
+        let damage = Found {
+            streams: &[(0, 0)],
+            damaged: Some(&[(2, 0)]),
+            folders: &[(0, 0), (2, 0)],
+            ..found(Stage::Running)
+        };
+        let expected =
+            Plan { held: [(0, 0)].into(), fresh: [2].into(), set_aside: vec![(2, 0)], ..Plan::default() };
+        assert_eq!(Plan::of(&damage), expected);
+        // The damage is still in the log at the next start: the successor is not to be replaced again.
+        let again = Found { streams: &[(0, 0), (2, 6)], folders: &[(0, 0), (2, 6)], ..damage };
+        assert_eq!(Plan::of(&again), Plan { held: [(0, 0), (2, 6)].into(), ..Plan::default() });
+    }
+
+    #[test]
+    fn a_replica_of_which_the_log_tells_nothing_any_more_is_replaced_too() {
+        let damage = Found { damaged: Some(&[]), folders: &[(0, 0)], placed: &[0], ..found(Stage::Running) };
+        let expected = Plan { fresh: [0].into(), set_aside: vec![(0, 0)], ..Plan::default() };
+        assert_eq!(Plan::of(&damage), expected);
+        assert_eq!(Plan::of(&Found { stage: Stage::Founding, ..damage }), expected);
+    }
+
+    #[test]
+    fn of_two_replicas_of_a_shard_neither_is_trusted() {
+        let both = Found { streams: &[(0, 0), (0, 7)], folders: &[(0, 0), (0, 7)], ..found(Stage::Running) };
+        let plan = Plan::of(&Found { damaged: Some(&[]), ..both });
+        assert_eq!((plan.fresh, plan.forgotten), ([0].into(), vec![(0, 0), (0, 7)]));
+        assert_eq!(plan.set_aside, vec![(0, 0), (0, 7)]);
+    }
+}
