@@ -25,6 +25,13 @@ use bytes::Bytes;
 /// Version of the peer protocol this build speaks.
 pub const PEER_VERSION: u16 = 2;
 
+/// Highest index and term a message may carry. Far beyond what any log reaches, and far enough below the end of the
+/// numbers that counting on from it never gets there.
+pub const POSITION_MAX: u64 = u64::MAX >> 1;
+
+/// Most messages of one frame.
+pub const FRAME_MESSAGES_MAX: usize = 64 * 1024;
+
 /// Most founders a hello may name.
 pub const FOUNDERS_MAX: usize = 4096;
 

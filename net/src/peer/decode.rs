@@ -1,8 +1,8 @@
 //! Frames of the peer door to plain types. Pure, and safe on any input.
 
 use super::{
-    AppendResult, FOUNDERS_MAX, Founder, GroupBody, GroupMessage, PeerEntry, PeerHello, PeerHelloReply,
-    Purpose, StoreInfo,
+    AppendResult, FOUNDERS_MAX, FRAME_MESSAGES_MAX, Founder, GroupBody, GroupMessage, POSITION_MAX,
+    PeerEntry, PeerHello, PeerHelloReply, Purpose, StoreInfo,
 };
 use crate::frame::{Frame, FrameKind};
 use crate::generated::peer_generated as wire;
@@ -97,17 +97,54 @@ fn decode_list(
     payload: &mut Payload,
     messages: &mut Vec<GroupMessage>,
 ) -> Result<(), DecodeError> {
+    if list.len() > FRAME_MESSAGES_MAX {
+        return Err(DecodeError::Inconsistent { why: "too many messages" });
+    }
     // No reservation from `list.len()`: FlatBuffers may point many elements at one table.
     for message in list {
+        let body = body(&message, payload)?;
+        if !within_positions(message.term(), &body) {
+            return Err(DecodeError::Inconsistent { why: "an index or term past all logs" });
+        }
         messages.push(GroupMessage {
             group: message.group(),
             from: message.from(),
             to: message.to(),
             term: message.term(),
-            body: body(&message, payload)?,
+            body,
         });
     }
     Ok(())
+}
+
+/// Whether every index and term of a message is one that a log can have. Whoever counts on from a higher one would come
+/// to the end of the numbers.
+fn within_positions(term: u64, body: &GroupBody) -> bool {
+    let highest = match *body {
+        GroupBody::PreVote { last_index, last_term } | GroupBody::Vote { last_index, last_term, .. } => {
+            last_index.max(last_term)
+        }
+        GroupBody::Append { prev_index, prev_term, ref entries, commit, .. } => {
+            let entries = entries.iter().map(|entry| entry.index.max(entry.term)).max();
+            prev_index.max(prev_term).max(commit).max(entries.unwrap_or(0))
+        }
+        GroupBody::AppendResponse { result: AppendResult::Accepted { match_index }, .. } => match_index,
+        GroupBody::AppendResponse {
+            result: AppendResult::Rejected { rejected_index, hint_index, hint_term },
+            ..
+        } => rejected_index.max(hint_index).max(hint_term),
+        GroupBody::Heartbeat { commit, .. } | GroupBody::Sleep { commit } => commit,
+        GroupBody::ReadIndexResponse { index, .. } => index.unwrap_or(0),
+        GroupBody::PreVoteResponse { .. }
+        | GroupBody::VoteResponse { .. }
+        | GroupBody::HeartbeatResponse { .. }
+        | GroupBody::ReadIndex { .. }
+        | GroupBody::TimeoutNow
+        | GroupBody::Join
+        | GroupBody::Invite
+        | GroupBody::Gone => 0,
+    };
+    term.max(highest) <= POSITION_MAX
 }
 
 fn body(message: &wire::GroupMessage<'_>, payload: &mut Payload) -> Result<GroupBody, DecodeError> {

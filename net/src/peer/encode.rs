@@ -1,7 +1,8 @@
 //! Peer messages to frames: many messages a frame, entry data copied once.
 
 use super::{
-    AppendResult, GroupBody, GroupMessage, PeerEntry, PeerHello, PeerHelloReply, Purpose, StoreInfo,
+    AppendResult, FRAME_MESSAGES_MAX, GroupBody, GroupMessage, PeerEntry, PeerHello, PeerHelloReply, Purpose,
+    StoreInfo,
 };
 use crate::frame::{FrameKind, FrameTooLong, FrameWriter};
 use crate::generated::peer_generated as wire;
@@ -118,7 +119,7 @@ impl PeerEncoder {
         let mut bytes = 0usize;
         for (position, message) in messages.iter().enumerate() {
             bytes = bytes.saturating_add(estimated_bytes(message));
-            if bytes > target {
+            if bytes > target || position == FRAME_MESSAGES_MAX {
                 return position.max(1);
             }
         }

@@ -14,7 +14,7 @@
 //! Decoders check bounds and form. Whether chunks fit their file, and whether the bytes are those that were promised,
 //! is for whoever keeps the files.
 
-use super::PeerEncoder;
+use super::{POSITION_MAX, PeerEncoder};
 use crate::frame::{Frame, FrameKind, FrameTooLong};
 use crate::generated::peer_generated as wire;
 use crate::protocol::{DecodeError, Payload, expect_kind, piece_len, verified};
@@ -210,6 +210,9 @@ pub fn decode_snapshot_header(frame: &Frame) -> Result<SnapshotHeader, DecodeErr
     check_conf_state(&conf_state)?;
     let files = files(header.files(), &mut payload)?;
     payload.finish()?;
+    if header.index() == 0 || header.index().max(header.term()).max(header.snapshot_term()) > POSITION_MAX {
+        return Err(inconsistent("a snapshot of no entry"));
+    }
     Ok(SnapshotHeader {
         shard: header.shard(),
         from: header.from(),
@@ -290,6 +293,9 @@ fn check_conf_state(state: &ConfState) -> Result<(), DecodeError> {
         let distinct: HashSet<&u64> = list.iter().collect();
         if distinct.len() < list.len() {
             return Err(inconsistent("a member named twice"));
+        }
+        if distinct.contains(&0) {
+            return Err(inconsistent("a member without an id"));
         }
     }
     if state.learners.iter().any(|it| state.voters.contains(it)) {

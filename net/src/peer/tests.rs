@@ -33,25 +33,28 @@ fn append(group: u32, prev_index: u64, data: &[&[u8]]) -> GroupMessage {
     GroupMessage { group, from: 1, to: 2, term: 2, body }
 }
 
+fn position() -> impl Strategy<Value = u64> {
+    0..=POSITION_MAX
+}
+
 fn bodies() -> impl Strategy<Value = GroupBody> {
     let result = prop_oneof![
-        any::<u64>().prop_map(|match_index| AppendResult::Accepted { match_index }),
-        any::<(u64, u64, u64)>().prop_map(|(rejected_index, hint_index, hint_term)| {
+        position().prop_map(|match_index| AppendResult::Accepted { match_index }),
+        (position(), position(), position()).prop_map(|(rejected_index, hint_index, hint_term)| {
             AppendResult::Rejected { rejected_index, hint_index, hint_term }
         }),
     ];
-    let entry = (any::<u64>(), any::<u8>(), prop::collection::vec(any::<u8>(), 0..60));
+    let entry = (position(), any::<u8>(), prop::collection::vec(any::<u8>(), 0..60));
     prop_oneof![
-        any::<(u64, u64)>().prop_map(|(last_index, last_term)| GroupBody::PreVote { last_index, last_term }),
+        (position(), position())
+            .prop_map(|(last_index, last_term)| GroupBody::PreVote { last_index, last_term }),
         any::<bool>().prop_map(|granted| GroupBody::PreVoteResponse { granted }),
-        any::<(u64, u64, bool)>().prop_map(|(last_index, last_term, transfer)| GroupBody::Vote {
-            last_index,
-            last_term,
-            transfer
+        (position(), position(), any::<bool>()).prop_map(|(last_index, last_term, transfer)| {
+            GroupBody::Vote { last_index, last_term, transfer }
         }),
         any::<bool>().prop_map(|granted| GroupBody::VoteResponse { granted }),
-        (0..u64::MAX / 2, any::<(u64, u64, u64)>(), prop::collection::vec(entry, 0..5)).prop_map(
-            |(prev_index, (prev_term, commit, round), entries)| GroupBody::Append {
+        (0..POSITION_MAX - 9, (position(), position(), any::<u64>()), prop::collection::vec(entry, 0..5))
+            .prop_map(|(prev_index, (prev_term, commit, round), entries)| GroupBody::Append {
                 prev_index,
                 prev_term,
                 entries: (prev_index + 1..)
@@ -60,25 +63,24 @@ fn bodies() -> impl Strategy<Value = GroupBody> {
                     .collect(),
                 commit,
                 round,
-            }
-        ),
+            }),
         (result, any::<u64>()).prop_map(|(result, round)| GroupBody::AppendResponse { result, round }),
-        any::<(u64, u64)>().prop_map(|(commit, round)| GroupBody::Heartbeat { commit, round }),
+        (position(), any::<u64>()).prop_map(|(commit, round)| GroupBody::Heartbeat { commit, round }),
         any::<u64>().prop_map(|round| GroupBody::HeartbeatResponse { round }),
         any::<u64>().prop_map(|context| GroupBody::ReadIndex { context }),
-        (any::<u64>(), option::of(any::<u64>()))
+        (any::<u64>(), option::of(position()))
             .prop_map(|(context, index)| GroupBody::ReadIndexResponse { context, index }),
         Just(GroupBody::TimeoutNow),
         Just(GroupBody::Join),
         Just(GroupBody::Invite),
         Just(GroupBody::Gone),
-        any::<u64>().prop_map(|commit| GroupBody::Sleep { commit }),
+        position().prop_map(|commit| GroupBody::Sleep { commit }),
     ]
 }
 
 fn messages() -> impl Strategy<Value = Vec<GroupMessage>> {
-    let message = (any::<(u32, u64, u64, u64)>(), bodies())
-        .prop_map(|((group, from, to, term), body)| GroupMessage { group, from, to, term, body });
+    let message = (any::<(u32, u64, u64)>(), position(), bodies())
+        .prop_map(|((group, from, to), term, body)| GroupMessage { group, from, to, term, body });
     prop::collection::vec(message, 0..20)
 }
 
@@ -217,6 +219,54 @@ fn entries_with_a_gap_are_refused_and_nothing_is_kept() {
     let error = decode_messages(&frame, &mut kept).unwrap_err();
     assert_eq!(error, DecodeError::Inconsistent { why: "entries are not contiguous" });
     assert_eq!(kept.len(), 1);
+}
+
+#[test]
+fn positions_that_no_log_reaches_are_refused() {
+    let refused = |term, body| {
+        let message = GroupMessage { group: 1, from: 1, to: 2, term, body };
+        let mut out = BytesMut::new();
+        PeerEncoder::new(usize::MAX, u32::MAX).messages(&[message], &mut out).unwrap();
+        let mut kept = Vec::new();
+        let error = decode_messages(&frames(&out)[0], &mut kept).unwrap_err();
+        assert!(kept.is_empty());
+        assert_eq!(error, DecodeError::Inconsistent { why: "an index or term past all logs" });
+    };
+    let past = POSITION_MAX + 1;
+    refused(past, GroupBody::TimeoutNow);
+    refused(1, GroupBody::PreVote { last_index: 1, last_term: past });
+    refused(1, GroupBody::Vote { last_index: past, last_term: 1, transfer: false });
+    refused(1, GroupBody::Heartbeat { commit: past, round: 1 });
+    refused(1, GroupBody::Sleep { commit: past });
+    refused(1, GroupBody::ReadIndexResponse { context: 1, index: Some(past) });
+    let entry = PeerEntry { term: 1, index: past, kind: 0, data: Bytes::new() };
+    let entries = vec![entry];
+    refused(1, GroupBody::Append { prev_index: POSITION_MAX, prev_term: 1, entries, commit: 1, round: 1 });
+    let hint = AppendResult::Rejected { rejected_index: 1, hint_index: 1, hint_term: past };
+    refused(1, GroupBody::AppendResponse { result: hint, round: 1 });
+}
+
+#[test]
+fn a_frame_holds_so_many_messages_and_no_more() {
+    let message = GroupMessage { group: 1, from: 1, to: 2, term: 1, body: GroupBody::Join };
+    let list = vec![message; FRAME_MESSAGES_MAX + 1];
+    let mut out = BytesMut::new();
+    assert_eq!(PeerEncoder::new(usize::MAX, u32::MAX).messages(&list, &mut out), Ok(2));
+    assert_eq!(decoded(&out), list);
+    let mut builder = flatbuffers::FlatBufferBuilder::new();
+    let body = wire::Join::create(&mut builder, &wire::JoinArgs {}).as_union_value();
+    let args = wire::GroupMessageArgs {
+        body_type: wire::Body::Join,
+        body: Some(body),
+        ..wire::GroupMessageArgs::default()
+    };
+    let message = wire::GroupMessage::create(&mut builder, &args);
+    let list = builder.create_vector(&vec![message; FRAME_MESSAGES_MAX + 1]);
+    let root = wire::Messages::create(&mut builder, &wire::MessagesArgs { messages: Some(list) });
+    builder.finish(root, None);
+    let meta = Bytes::copy_from_slice(builder.finished_data());
+    let frame = Frame { kind: FrameKind::PeerMessages, id: RequestId(0), meta, payload: Bytes::new() };
+    assert!(decode_messages(&frame, &mut Vec::new()).is_err());
 }
 
 #[test]

@@ -36,7 +36,7 @@ fn header(files: Vec<SnapshotFile>) -> SnapshotHeader {
 }
 
 fn ids() -> impl Strategy<Value = Vec<u64>> {
-    prop::collection::btree_set(any::<u64>(), 0..8).prop_map(|ids| ids.into_iter().collect())
+    prop::collection::btree_set(1..u64::MAX, 0..8).prop_map(|ids| ids.into_iter().collect())
 }
 
 fn headers() -> impl Strategy<Value = SnapshotHeader> {
@@ -45,13 +45,19 @@ fn headers() -> impl Strategy<Value = SnapshotHeader> {
         (!voters.is_empty()).then_some(ConfState { voters, learners, voters_outgoing })
     });
     let files = prop::collection::btree_map("[a-z0-9]{1,9}(/[A-Zä.]x){0,2}", any::<(u32, u32)>(), 0..20);
-    (any::<(u32, u64, u64, u64, u64, u64)>(), conf_state, files).prop_map(|(numbers, conf_state, files)| {
-        let (shard, from, to, term, index, snapshot_term) = numbers;
-        let files = files.into_iter();
-        let files =
-            files.map(|(name, (bytes, crc32c))| SnapshotFile { name, bytes: u64::from(bytes) << 20, crc32c });
-        SnapshotHeader { shard, from, to, term, index, snapshot_term, conf_state, files: files.collect() }
-    })
+    let positions = (0..=POSITION_MAX, 1..=POSITION_MAX, 0..=POSITION_MAX);
+    (any::<(u32, u64, u64)>(), positions, conf_state, files).prop_map(
+        |(ids, positions, conf_state, files)| {
+            let ((shard, from, to), (term, index, snapshot_term)) = (ids, positions);
+            let files = files.into_iter();
+            let files = files.map(|(name, (bytes, crc32c))| SnapshotFile {
+                name,
+                bytes: u64::from(bytes) << 20,
+                crc32c,
+            });
+            SnapshotHeader { shard, from, to, term, index, snapshot_term, conf_state, files: files.collect() }
+        },
+    )
 }
 
 proptest! {
@@ -177,7 +183,7 @@ fn configurations_that_cannot_be_are_refused() {
     let decode = |conf_state: ConfState| {
         decode_snapshot_header(&header_frame(&SnapshotHeader { conf_state, ..header(vec![]) })).map(|_| ())
     };
-    let many: Vec<u64> = (0..=MEMBERS_MAX).map(|id| u64::try_from(id).unwrap()).collect();
+    let many: Vec<u64> = (1..=MEMBERS_MAX + 1).map(|id| u64::try_from(id).unwrap()).collect();
     let most = many[..MEMBERS_MAX].to_vec();
     let state = |voters: &[u64], learners: &[u64], voters_outgoing: &[u64]| ConfState {
         voters: voters.to_vec(),
@@ -191,7 +197,22 @@ fn configurations_that_cannot_be_are_refused() {
     assert_eq!(decode(state(&[1], &[], &many)), Err(inconsistent("too many members")));
     assert_eq!(decode(state(&[], &[1], &[2])), Err(inconsistent("a configuration without voters")));
     assert_eq!(decode(state(&[1, 1], &[], &[])), Err(inconsistent("a member named twice")));
+    assert_eq!(decode(state(&[1, 0], &[], &[])), Err(inconsistent("a member without an id")));
     assert_eq!(decode(state(&[1, 2], &[2], &[])), Err(inconsistent("a member that both votes and learns")));
+}
+
+#[test]
+fn positions_that_no_log_reaches_are_refused() {
+    let past = POSITION_MAX + 1;
+    for wrong in [
+        SnapshotHeader { index: 0, ..header(vec![]) },
+        SnapshotHeader { index: past, ..header(vec![]) },
+        SnapshotHeader { term: past, ..header(vec![]) },
+        SnapshotHeader { snapshot_term: past, ..header(vec![]) },
+    ] {
+        let error = decode_snapshot_header(&header_frame(&wrong));
+        assert_eq!(error, Err(inconsistent("a snapshot of no entry")));
+    }
 }
 
 #[test]
