@@ -23,7 +23,8 @@ macro_rules! conformance_tests {
             a_flush_makes_everything_durable, what_is_reopened_is_a_prefix, scans_respect_their_limits,
             many_keys_are_answered_in_order, memory_reads_never_lie, values_outlive_what_they_came_from,
             a_checkpoint_is_installed_whole, a_checkpoint_keeps_its_place, a_bad_checkpoint_changes_nothing,
-            a_checkpoint_beside_writes_is_consistent, a_destroyed_engine_is_gone,
+            a_checkpoint_beside_writes_is_consistent, a_checkpoint_is_looked_into_and_left_as_it_is,
+            an_install_leaves_nothing_old_in_memory, readers_beside_an_install_see_one_state, a_destroyed_engine_is_gone,
             readers_beside_a_writer_see_whole_batches, any_history_matches_the_model);
     };
     ($open:expr; $($property:ident),*) => {
@@ -324,6 +325,123 @@ pub(crate) fn a_checkpoint_beside_writes_is_consistent(open: Open) {
         stop.store(true, Ordering::Relaxed);
         writer.join().expect("the writer");
     });
+}
+
+pub(crate) fn a_checkpoint_is_looked_into_and_left_as_it_is(open: Open) {
+    let folder = scratch();
+    let engine = open(&folder.path().join("engine"));
+    apply(engine.as_ref(), 3, &[put(b"\x00m", b"members"), put(b"\x01a", &[7; 3000])]);
+    let copy = folder.path().join("copy");
+    engine.create_checkpoint(&copy).expect("checkpoint");
+    apply(engine.as_ref(), 4, &[put(b"\x00m", b"others")]);
+    let files = || -> Model {
+        let entries = std::fs::read_dir(&copy).expect("the checkpoint").map(|entry| entry.expect("an entry"));
+        let read = |entry: std::fs::DirEntry| {
+            let bytes = std::fs::read(entry.path()).expect("a file");
+            (entry.file_name().into_encoded_bytes(), bytes)
+        };
+        entries.map(read).collect()
+    };
+    let before = files();
+    for _ in 0..2 {
+        let (position, members) = engine.read_checkpoint(&copy, b"\x00m").expect("look");
+        assert_eq!((position, members.as_deref()), (at(3), Some(b"members".as_slice())));
+        let (_, value) = engine.read_checkpoint(&copy, b"\x01a").expect("look");
+        assert_eq!(value.as_deref(), Some([7; 3000].as_slice()));
+        assert_eq!(engine.read_checkpoint(&copy, b"\x01b").expect("look"), (at(3), None));
+    }
+    assert!(files() == before);
+    let missing = folder.path().join("missing");
+    assert!(engine.read_checkpoint(&missing, b"").is_err());
+    assert!(!missing.exists());
+}
+
+pub(crate) fn an_install_leaves_nothing_old_in_memory(open: Open) {
+    let folder = scratch();
+    let target = open(&folder.path().join("target"));
+    let keys: Vec<[u8; 2]> = (0..20).map(|n| [1, n]).collect();
+    let values = |fill: u8, len: usize| keys.iter().map(|_| vec![fill; len]).collect::<Vec<_>>();
+    for round in 1..6_u8 {
+        // Engines of the same history name and number their files alike, and the caches are shared.
+        for (engine, fill) in
+            [(&target, round), (&open(&folder.path().join(format!("source-{round}"))), 100 + round)]
+        {
+            for (index, len) in [(1, 100), (2, 5000)] {
+                let values = values(fill, len);
+                let writes: Vec<_> = keys.iter().zip(&values).map(|(key, value)| put(key, value)).collect();
+                let next = engine.applied().expect("applied").index + index;
+                apply(engine.as_ref(), next, &writes);
+                engine.flush().expect("flush");
+            }
+            for key in &keys {
+                assert_eq!(get(engine.as_ref(), key), Some(vec![fill; 5000]));
+            }
+            if fill > 100 {
+                let copy = folder.path().join("copy");
+                let position = engine.create_checkpoint(&copy).expect("checkpoint");
+                assert_eq!(target.install_checkpoint(&copy).expect("install"), position);
+            }
+        }
+        let new = || vec![100 + round; 5000];
+        for key in &keys {
+            let found = target.get(key, ReadTier::Memory).expect("get");
+            assert!(found == Lookup::NotInMemory || found == Lookup::Found(new().into()));
+            assert_eq!(get(target.as_ref(), key), Some(new()));
+        }
+        assert!(contents(target.as_ref()).into_values().all(|value| value == new()));
+    }
+}
+
+pub(crate) fn readers_beside_an_install_see_one_state(open: Open) {
+    let folder = scratch();
+    let engine = open(&folder.path().join("engine"));
+    let keys: [&[u8]; 3] = [b"\x01a", b"\x01b", b"\x01c"];
+    let fill = |engine: &dyn StorageEngine, index: u64| {
+        let value = index.to_le_bytes().repeat(300);
+        let small = &value[..8];
+        apply(engine, index, &[put(keys[0], &value), put(keys[1], small), put(keys[2], &value)]);
+    };
+    fill(engine.as_ref(), 1);
+    let stop = AtomicBool::new(false);
+    let one_state = |values: Vec<Vec<u8>>| {
+        let heads: Vec<_> = values.iter().map(|value| &value[..8]).collect();
+        assert!(heads.len() == 3 && heads.windows(2).all(|pair| pair[0] == pair[1]), "a mixture: {heads:?}");
+    };
+    let read = |read: &dyn Fn() -> Result<Vec<Vec<u8>>, StoreError>| {
+        while !stop.load(Ordering::Relaxed) {
+            match read() {
+                Ok(values) => one_state(values),
+                Err(error) => assert!(matches!(error, StoreError::Destroyed { .. }), "{error}"),
+            }
+        }
+    };
+    let by_scan = || -> Result<Vec<Vec<u8>>, StoreError> {
+        let page = engine.scan(ALL.0, ALL.1, NO_LIMIT, NO_LIMIT)?;
+        Ok(page.items.into_iter().map(|(_, value)| value.to_vec()).collect())
+    };
+    let by_key = || -> Result<Vec<Vec<u8>>, StoreError> {
+        let found = engine.multi_get(&keys, ReadTier::All)?;
+        let value = |lookup| match lookup {
+            Lookup::Found(value) => value.to_vec(),
+            other => panic!("{other:?}"),
+        };
+        Ok(found.into_iter().map(value).collect())
+    };
+    std::thread::scope(|scope| {
+        let readers = [scope.spawn(|| read(&by_scan)), scope.spawn(|| read(&by_key))];
+        for index in 2..10 {
+            let source = open(&folder.path().join(format!("source-{index}")));
+            fill(source.as_ref(), index);
+            let copy = folder.path().join("copy");
+            source.create_checkpoint(&copy).expect("checkpoint");
+            engine.install_checkpoint(&copy).expect("install");
+        }
+        stop.store(true, Ordering::Relaxed);
+        for reader in readers {
+            reader.join().expect("a reader");
+        }
+    });
+    one_state(by_scan().expect("scan"));
 }
 
 pub(crate) fn a_destroyed_engine_is_gone(open: Open) {

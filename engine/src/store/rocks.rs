@@ -17,7 +17,7 @@
 //!   state or the new one.
 //! - The folder is locked while it is open; one engine per folder.
 //! - A value handed out pins its database: the database closes when the last value and reader let go
-//!   of it, on the reaper thread if it was replaced or destroyed meanwhile.
+//!   of it, on the reaper thread if it was replaced or destroyed.
 //! - Every database holds an identity record written before it got its name; one without is not ours.
 
 mod config;

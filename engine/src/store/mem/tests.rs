@@ -55,3 +55,24 @@ fn a_newer_image_is_named_as_such() {
     let error = MemEngine::open(folder.path()).expect_err("a newer format");
     assert!(matches!(error, OpenError::Newer { found: 2, known: 1, .. }), "{error}");
 }
+
+#[test]
+fn a_checkpoint_makes_the_engine_durable_and_is_not_needed_for_that() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (home, copy) = (folder.path().join("engine"), folder.path().join("copy"));
+    let engine = MemEngine::open(&home).expect("open");
+    apply_one(&engine, 3);
+    assert_eq!(engine.applied_durable().expect("durable"), Applied::default());
+    assert_eq!(engine.create_checkpoint(&copy).expect("checkpoint"), Applied { index: 3, term: 1 });
+    assert_eq!(engine.applied_durable().expect("durable"), Applied { index: 3, term: 1 });
+    apply_one(&engine, 4);
+    drop(engine);
+    std::fs::remove_dir_all(&copy).expect("remove");
+    let engine = MemEngine::open(&home).expect("open");
+    assert_eq!(engine.applied().expect("applied"), Applied { index: 3, term: 1 });
+    apply_one(&engine, 4);
+    engine.flush().expect("flush");
+    drop(engine);
+    let engine = MemEngine::open(&home).expect("open");
+    assert_eq!(engine.applied().expect("applied"), Applied { index: 4, term: 1 });
+}

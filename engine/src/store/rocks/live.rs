@@ -209,16 +209,11 @@ impl Live {
         self.database().cancel_all_background_work(true);
     }
 
-    /// Gives the database up: it is closed and `remains` removed as soon as the last reader let go of it,
-    /// here if that is now.
+    /// Gives the database up: once the last reader let go of it, the reaper closes it and removes `remains`. Never here:
+    /// it may take long, and the apply thread has other replicas to serve.
     pub(super) fn retire(this: Arc<Self>, remains: PathBuf) {
         *this.remains.lock().unwrap_or_else(PoisonError::into_inner) = remains;
         this.retired.store(true, Ordering::Release);
-        if let Some(mut last) = Arc::into_inner(this)
-            && let Some(corpse) = last.corpse()
-        {
-            corpse.bury();
-        }
     }
 
     pub(super) fn stats(&self) -> Result<StoreStats, StoreError> {
@@ -301,7 +296,7 @@ impl Live {
 
 impl Drop for Live {
     fn drop(&mut self) {
-        // The last reader may be an executor: closing and removing would block it.
+        // Whoever lets go last may be an executor: closing and removing would block it.
         if let Some(corpse) = self.corpse()
             && let Err(unsent) = self.reaper.send(corpse)
         {
