@@ -9,6 +9,8 @@ use std::path::Path;
 
 /// What is read at a time to sum a file.
 const READ_BYTES: usize = 1 << 20;
+/// How often a folder is found with something new in it before it is given up.
+const REMOVALS_MAX: usize = 100;
 
 /// Makes a folder that must not exist.
 pub(super) fn create_dir(path: &Path) -> io::Result<()> {
@@ -90,20 +92,28 @@ pub(super) fn remove_file(path: &Path) -> io::Result<()> {
     gone_is_fine(fs::remove_file(path))
 }
 
-/// Removes whatever lies at `path`, a folder with all in it; fine if it is gone already. Not atomic.
+/// Removes whatever lies at `path`, a folder with all in it; fine if it is gone already, or goes meanwhile. Not atomic.
 pub(super) fn remove(path: &Path) -> io::Result<()> {
-    stop::here()?;
-    match fs::symlink_metadata(path) {
-        Ok(metadata) if metadata.is_dir() => {
-            for entry in fs::read_dir(path)? {
-                remove(&entry?.path())?;
-            }
-            stop::here()?;
-            gone_is_fine(fs::remove_dir(path))
+    for _ in 0..REMOVALS_MAX {
+        match remove_once(path) {
+            // A database that is just being closed writes a last line into its info log.
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {}
+            result => return gone_is_fine(result),
         }
-        Ok(_) => gone_is_fine(fs::remove_file(path)),
-        Err(error) => gone_is_fine(Err(error)),
     }
+    remove_once(path)
+}
+
+fn remove_once(path: &Path) -> io::Result<()> {
+    stop::here()?;
+    if !fs::symlink_metadata(path)?.is_dir() {
+        return fs::remove_file(path);
+    }
+    for entry in fs::read_dir(path)? {
+        gone_is_fine(remove_once(&entry?.path()))?;
+    }
+    stop::here()?;
+    fs::remove_dir(path)
 }
 
 fn gone_is_fine(result: io::Result<()>) -> io::Result<()> {
