@@ -16,6 +16,8 @@ use crate::config::Cluster;
 
 /// A connection that has not said hello by then is closed.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest first frame: before its hello a connection is nobody's, and must not make this node keep much.
+const HELLO_BYTES_MAX: u32 = 256 << 10;
 /// Connections beyond the limit that are told so at a time.
 const REFUSED_MAX: usize = 256;
 /// Pause after a failed accept: descriptors may have run out for a moment.
@@ -104,7 +106,9 @@ pub(super) fn serve_peer(driver: &Rc<Driver>, handoff: Handoff, hello: PeerHello
     };
 }
 
+/// Accepts a connection that may say hello; what takes it over with [`Connection::from_handoff`] sets its own limits.
 pub(super) async fn accept(listener: &Listener, config: ConnectionConfig) -> Option<Connection> {
+    let config = ConnectionConfig { frame_bytes_max: HELLO_BYTES_MAX, ..config };
     match listener.accept().await {
         Ok(fd) => Connection::from_fd(fd, config).ok(),
         Err(error) => {

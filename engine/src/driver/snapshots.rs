@@ -248,10 +248,16 @@ async fn propose(
         .map_err(|error| error.to_string())?;
     let frame = read(reader, STALL_MAX).await?;
     match decode_snapshot_answer(&frame).map_err(|error| error.to_string())? {
-        SnapshotAnswer::Accept { have } if have.len() == manifest.files.len() => Ok(have),
+        SnapshotAnswer::Accept { have } if fits(&have, manifest) => Ok(have),
         SnapshotAnswer::Accept { .. } => Err("the receiver answered for other files".to_owned()),
         SnapshotAnswer::Refuse { reason } => Err(format!("refused: {reason}")),
     }
+}
+
+/// Whether an answer speaks of the files offered: of each, and of no more of it than there is.
+fn fits(have: &[u64], manifest: &Manifest) -> bool {
+    let files = &manifest.files;
+    have.len() == files.len() && have.iter().zip(files).all(|(held, file)| *held <= file.bytes)
 }
 
 // ---- Receiving --------------------------------------------------------------------------------------------------

@@ -24,8 +24,8 @@ use std::collections::HashSet;
 
 /// Most members of each list of a [`ConfState`].
 pub const MEMBERS_MAX: usize = 64;
-/// Most files of a snapshot.
-pub const FILES_MAX: usize = 4096;
+/// Most files of a snapshot. A replica of hundreds of gigabytes has thousands.
+pub const FILES_MAX: usize = 64 * 1024;
 /// Longest name of a file, in bytes.
 pub const NAME_BYTES_MAX: usize = 255;
 
