@@ -1,16 +1,20 @@
 //! A batch: everything that was queued when a place in flight became free, as one write.
 //!
 //! ```text
-//!  0 magic u32 | 4 version u16 | 6 zero u16 | 8 segment | 16 generation | 24 generation start (LSN)
+//!  0 magic u32 | 4 version u16 | 6 shares u16 | 8 segment | 16 generation | 24 generation start (LSN)
 //! 32 sequence | 40 first LSN | 48 flushed LSN | 56 oldest LSN (all u64)
-//! 64 records bytes u32 | 68 records u32 | 72 batch bytes u32 | 76 crc u32 | 80 records, zeros to a block
+//! 64 records bytes u32 | 68 records u32 | 72 batch bytes u32 | 76 crc u32 | 80 records, directory, zeros to a block
 //! ```
+//!
+//! The *directory* says which streams have how many records in the batch (see [`crate::directory`]): when a
+//! record cannot be read, it tells whose it was. Sound batches are read without it.
 //!
 //! Invariants: a batch starts and ends on a block boundary and is written once. A *generation* is one
 //! life of the process, named by the first segment it wrote; it starts where the recovery before it
 //! ended, and voids whatever older generations hold at or past that LSN. `flushed` and `oldest` are
 //! facts at the time of writing: records below `flushed` were durable, records below `oldest` needless.
 
+use crate::directory::{self, Share};
 use crate::record::Record;
 use crate::segment::{FORMAT_VERSION, SegmentSeed, is_read};
 use crate::types::{BLOCK, BLOCK_BYTES, BatchId, Lsn, SegmentId};
@@ -45,6 +49,8 @@ pub struct BatchHeader {
     pub records_bytes: u32,
     /// How many records.
     pub records: u32,
+    /// Entries of the directory; none in batches without records, and before version 2.
+    pub(crate) shares: u16,
     /// Bytes on disk, a multiple of 4096.
     pub len_bytes: u32,
 }
@@ -55,11 +61,16 @@ impl BatchHeader {
         Lsn(self.first_lsn.0 + u64::from(self.records_bytes))
     }
 
+    /// Where in the batch its records end and its directory begins.
+    pub(crate) fn records_end(&self) -> usize {
+        BATCH_HEADER_BYTES + to_usize(self.records_bytes)
+    }
+
     pub(crate) fn encode(&self, seed: SegmentSeed, offset: u64, buf: &mut [u8]) {
         let buf = &mut buf[..BATCH_HEADER_BYTES];
         put_u32(buf, 0, MAGIC);
         put_u16(buf, 4, FORMAT_VERSION);
-        put_u16(buf, 6, 0);
+        put_u16(buf, 6, self.shares);
         put_u64(buf, 8, self.segment.0);
         put_u64(buf, 16, self.generation.0);
         put_u64(buf, 24, self.generation_start.0);
@@ -97,14 +108,11 @@ impl BatchHeader {
             oldest_lsn: Lsn(get_u64(bytes, 56)),
             records_bytes: get_u32(bytes, 64),
             records: get_u32(bytes, 68),
+            shares: get_u16(bytes, 6),
             len_bytes: get_u32(bytes, 72),
         };
-        let padded = padded_len(BATCH_HEADER_BYTES + to_usize(header.records_bytes));
-        if header.segment != segment
-            || !is_read(get_u16(bytes, 4))
-            || get_u16(bytes, 6) != 0
-            || padded != to_usize(header.len_bytes)
-        {
+        let padded = padded_len(header.records_end() + directory::len_bytes(usize::from(header.shares)));
+        if header.segment != segment || !is_read(get_u16(bytes, 4)) || padded != to_usize(header.len_bytes) {
             return Err("a batch header is malformed");
         }
         Ok(header)
@@ -131,6 +139,7 @@ pub struct WriteBatch {
     pub(crate) header: BatchHeader,
     pub(crate) seed: SegmentSeed,
     pub(crate) records: Vec<Record>,
+    pub(crate) directory: Vec<Share>,
 }
 
 impl WriteBatch {
@@ -147,7 +156,8 @@ impl WriteBatch {
         for record in &self.records {
             at += record.encode(self.seed, self.offset_bytes + to_u64(at), &mut buf[at..]);
         }
-        assert_eq!(at, BATCH_HEADER_BYTES + to_usize(self.header.records_bytes));
+        assert_eq!(at, self.header.records_end());
+        at += directory::encode(&self.directory, self.seed, self.offset_bytes + to_u64(at), &mut buf[at..]);
         buf[at..].fill(0);
     }
 

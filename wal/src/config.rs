@@ -13,8 +13,8 @@ pub enum RecoveryMode {
     #[default]
     Refuse,
     /// Open without the streams that may have lost records: they are listed in
-    /// [`Recovered::damage`](crate::Recovered::damage) and forgotten, so that the engine rebuilds them
-    /// from their peers. Streams proven whole are kept.
+    /// [`Recovered::damage`](crate::Recovered::damage), and again at every start, until the engine has replaced them
+    /// and said so ([`Wal::mend`](crate::Wal::mend)). Streams proven whole are kept.
     Quarantine,
 }
 

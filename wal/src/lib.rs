@@ -6,12 +6,14 @@
 mod batch;
 mod cache;
 mod config;
+mod directory;
 pub mod disk;
 mod error;
 pub mod inspect;
 mod ledger;
 mod pool;
 mod purge;
+mod quarantine;
 mod read;
 mod record;
 mod recovery;

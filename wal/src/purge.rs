@@ -66,6 +66,10 @@ impl Wal {
 
     /// Frees what can be freed. Cheap when there is nothing to do; called after every change that may help.
     pub(crate) fn maintain(&mut self) {
+        if !self.quarantine.is_over() {
+            // What was purged could not be reported again by the next start.
+            return;
+        }
         self.finish_purge();
         if self.purge.is_some() {
             return;

@@ -11,6 +11,7 @@
 //! compact    index      term
 //! remove     0          0
 //! reset      index      term
+//! mended     from LSN   to LSN  (of no stream)
 //! ```
 //!
 //! `sequence` counts the records of one stream from 0 (wrapping), so that recovery can prove, after
@@ -19,7 +20,7 @@
 use bytes::Bytes;
 
 use crate::segment::SegmentSeed;
-use crate::types::{Entry, StreamId, StreamState};
+use crate::types::{Entry, Lsn, StreamId, StreamState};
 use crate::width::{get_u16, get_u32, get_u64, put_u32, put_u64, to_u32, to_u64, to_usize};
 
 /// Bytes of a record before its payload.
@@ -33,6 +34,10 @@ const STATE: u8 = 3;
 const COMPACT: u8 = 4;
 const REMOVE: u8 = 5;
 const RESET: u8 = 6;
+const MENDED: u8 = 7;
+
+/// The stream of records that concern the log as a whole.
+pub(crate) const NO_STREAM: StreamId = StreamId(u64::MAX);
 
 /// What a record does to its stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,6 +67,13 @@ pub enum Change {
         /// Term of the entry at that index.
         term: u64,
     },
+    /// Of no stream: what lay in `from..to` of the log is lost, and the streams it touched are gone too.
+    Mended {
+        /// Where the loss begins.
+        from: Lsn,
+        /// Where the log is whole again.
+        to: Lsn,
+    },
 }
 
 /// A change and the stream it belongs to.
@@ -78,7 +90,11 @@ impl Record {
         let payload = match &self.change {
             Change::Append(entry) => entry.payload.len(),
             Change::State(_) => COMMIT_BYTES,
-            Change::Truncate { .. } | Change::Compact { .. } | Change::Remove | Change::Reset { .. } => 0,
+            Change::Truncate { .. }
+            | Change::Compact { .. }
+            | Change::Remove
+            | Change::Reset { .. }
+            | Change::Mended { .. } => 0,
         };
         RECORD_HEADER_BYTES + payload
     }
@@ -96,6 +112,7 @@ impl Record {
             Change::Compact { index, term } => (COMPACT, 0, *index, *term, &[]),
             Change::Remove => (REMOVE, 0, 0, 0, &[]),
             Change::Reset { index, term } => (RESET, 0, *index, *term, &[]),
+            Change::Mended { from, to } => (MENDED, 0, from.0, to.0, &[]),
         };
         let len = RECORD_HEADER_BYTES + payload.len();
         let buf = &mut buf[..len];
@@ -154,13 +171,21 @@ impl<'a> RecordView<'a> {
         let payload_fits = match view.kind {
             APPEND => true,
             STATE => view.payload.len() == COMMIT_BYTES,
-            TRUNCATE | COMPACT | REMOVE | RESET => view.payload.is_empty(),
+            TRUNCATE | COMPACT | REMOVE | RESET | MENDED => view.payload.is_empty(),
             _ => return Err("a record is of an unknown kind"),
         };
         if !payload_fits || get_u16(bytes, 10) != 0 {
             return Err("a record has a malformed body");
         }
         Ok(view)
+    }
+
+    /// The stream and sequence that the bytes would name if a record began there, whatever follows.
+    pub(crate) fn name(bytes: &[u8]) -> Option<(StreamId, u32)> {
+        let plausible = bytes.len() >= RECORD_HEADER_BYTES
+            && (APPEND..=MENDED).contains(&bytes[8])
+            && get_u16(bytes, 10) == 0;
+        plausible.then(|| (StreamId(get_u64(bytes, 16)), get_u32(bytes, 12)))
     }
 
     /// Bytes the record takes in its batch.
@@ -189,6 +214,7 @@ impl<'a> RecordView<'a> {
             COMPACT => Change::Compact { index: self.a, term: self.b },
             REMOVE => Change::Remove,
             RESET => Change::Reset { index: self.a, term: self.b },
+            MENDED => Change::Mended { from: Lsn(self.a), to: Lsn(self.b) },
             other => unreachable!("parse() refuses kind {other}"),
         }
     }
@@ -213,6 +239,7 @@ mod tests {
             Change::Compact { index: 5, term: 3 },
             Change::Remove,
             Change::Reset { index: 8, term: 4 },
+            Change::Mended { from: Lsn(70), to: Lsn(90) },
         ]
     }
 

@@ -9,6 +9,8 @@
 //!    batch, wherever it lies, says that more was flushed: then acknowledged records are lost.
 //! 3. *The front.* The log begins at the highest `oldest_lsn` any batch carries; earlier segments were
 //!    purged, later ones must be there.
+//! 4. *Damage.* If acknowledged records are lost, the log is *surveyed*: read past every hole, to tell which streams
+//!    it touched. What the log itself says was dealt with (`mended`) is not reported again.
 //!
 //! Writing continues in segments with new ids only, in a new generation, so what is cut stays cut: bytes
 //! behind the cut, even whole batches that had landed out of order, are void by rule 1 from the moment the
@@ -17,6 +19,7 @@
 use crate::config::{RecoveryMode, WalConfig};
 use crate::error::RecoveryError;
 use crate::pool::FreeSegment;
+use crate::quarantine::Quarantine;
 use crate::segment::{SegmentHeader, file_name};
 use crate::types::{BLOCK, BatchId, Lsn, SegmentId};
 use crate::width::{len_of, to_u64};
@@ -24,6 +27,8 @@ use crate::width::{len_of, to_u64};
 mod chain;
 mod recovered;
 mod replay;
+mod report;
+mod salvage;
 mod scan;
 
 pub use recovered::{Damage, Recovered, TornTail};
@@ -55,9 +60,6 @@ pub struct ReadRequest {
 
 /// Bytes asked for at once.
 const CHUNK_BYTES: u64 = 1 << 20;
-
-const WHAT_TO_DO: &str = "Restore the file, or set the recovery mode to quarantine: the streams listed are \
-                          then dropped and rebuilt from their peers";
 
 #[derive(Debug)]
 enum Phase {
@@ -92,6 +94,8 @@ pub struct Recovery {
     phase: Phase,
     /// The damage that made a survey necessary.
     damage: Option<Hole>,
+    /// The losses that the log says were dealt with, once a survey has found them.
+    mended: Vec<(Lsn, Lsn)>,
     requested: Option<ReadRequest>,
 }
 
@@ -109,6 +113,7 @@ impl Recovery {
             scan: Scan::new(Replay::new(config.cache_bytes_max, false, false), Lsn(0), None),
             phase,
             damage: None,
+            mended: Vec::new(),
             requested: None,
         })
     }
@@ -171,6 +176,7 @@ impl Recovery {
         };
         self.scan = Scan::new(replay, self.chain.oldest_lsn, survey);
         self.scan.note_flushed(self.chain.flushed_lsn);
+        self.scan.set_mended(self.mended.clone());
         self.begin_segment(pass, 0);
     }
 
@@ -190,8 +196,11 @@ impl Recovery {
         let oldest_lsn = self.scan.oldest_lsn().max(self.chain.oldest_lsn);
         let complete = oldest_lsn == self.chain.oldest_lsn;
         if pass != Pass::Strict {
-            if self.chain.gap_at_end {
-                self.scan.gap_at_end();
+            self.scan.end_survey(self.chain.links.last(), self.chain.gap_at_end);
+            // Only now is it known which of the losses were dealt with: look again with that knowledge.
+            if self.mended.is_empty() && !self.scan.mended().is_empty() {
+                self.mended = self.scan.mended().to_vec();
+                self.start(pass, self.chain.oldest_lsn);
             }
             return;
         }
@@ -218,31 +227,33 @@ impl Recovery {
         let next_batch = self.scan.next_batch().unwrap_or(BatchId(1));
         let mut end_lsn = self.scan.end_lsn();
         let flushed_lsn = self.scan.flushed_lsn();
+        let losses = self.scan.take_losses();
         let mut replay = self.scan.into_replay();
-        let streams = replay.settle();
-        if self.damage.is_none() && !streams.is_empty() {
-            // Every batch is whole, yet records that must be there are not: segments of another time.
-            let why = "records that older segments held are missing".to_owned();
-            let first = self.chain.links.first().expect("streams come from segments");
-            self.damage = Some(Hole { segment: first.id, offset: BLOCK, lsn: first.first_lsn(), why });
-        }
-        let mut damage = Vec::new();
-        if let Some(hole) = self.damage {
-            let (file, offset, why) = (hole.file(), hole.offset, hole.why);
-            if self.config.recovery_mode == RecoveryMode::Refuse {
-                let what_to_do = WHAT_TO_DO;
-                return Err(RecoveryError::Corrupt { file, offset, why, streams, what_to_do });
-            }
-            damage.push(Damage { file, offset, why, streams });
+        let lost = replay.settle();
+        if self.damage.is_some() {
             // Nothing may be written again under a position that was acknowledged.
-            end_lsn = end_lsn.max(flushed_lsn);
+            end_lsn = losses.iter().map(|loss| loss.to).fold(end_lsn.max(flushed_lsn), Lsn::max);
         }
+        let damage = report::damage(self.damage, &self.chain, &losses, &replay.mended, &lost);
+        if let (Some(first), RecoveryMode::Refuse) = (damage.first(), self.config.recovery_mode) {
+            return Err(report::refusal(first, lost.into_keys().collect()));
+        }
+        let quarantine = Quarantine {
+            lost: lost.into_iter().map(|(stream, (_, next_sequence))| (stream, next_sequence)).collect(),
+            holes: losses
+                .iter()
+                .map(|loss| (loss.hole.lsn, loss.to))
+                .filter(|(from, to)| from < to)
+                .collect(),
+            reported: !damage.is_empty(),
+        };
         let last_id = self.files.last().map_or(0, |file| file.id.0);
         let first_id = replay.ledger.oldest().map_or(SegmentId(0), |segment| segment.id);
         let (held, free): (Vec<_>, Vec<_>) = (self.files.iter())
             .filter(|file| replay.ledger.get(file.id).is_none())
             .map(|file| FreeSegment { id: file.id, bytes: file.bytes })
-            .partition(|file| file.id < first_id);
+            // Files that hold damage are needed to report it again.
+            .partition(|file| file.id < first_id || quarantine.reported);
         let tail = torn_tail.filter(|_| damage.is_empty());
         Ok(Recovered {
             torn_tail: tail.map(|hole| TornTail {
@@ -263,6 +274,7 @@ impl Recovery {
                 end_lsn,
                 oldest_lsn: self.chain.oldest_lsn,
                 next_batch,
+                quarantine,
             },
         })
     }

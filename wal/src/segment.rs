@@ -14,7 +14,7 @@ use crate::width::{get_u16, get_u32, get_u64, put_u16, put_u32, put_u64};
 
 /// Version of segments, batches and records as they are written.
 ///
-/// 2 added the record `reset`. A release that knows less must refuse the log instead of taking what it does
+/// 2 added the records `reset` and `mended`, and the directory of a batch. A release that knows less must refuse the log instead of taking what it does
 /// not know for damage.
 pub const FORMAT_VERSION: u16 = 2;
 

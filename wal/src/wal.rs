@@ -13,10 +13,12 @@ use std::mem;
 use crate::batch::{BATCH_HEADER_BYTES, BatchHeader, WriteBatch, padded_len};
 use crate::cache::Cache;
 use crate::config::WalConfig;
+use crate::directory;
 use crate::ledger::{Ledger, SegmentUse};
 use crate::pool::{FreeSegment, Pool, SegmentTask};
 use crate::purge::PendingPurge;
-use crate::record::{Change, Record};
+use crate::quarantine::Quarantine;
+use crate::record::{Change, NO_STREAM, Record};
 use crate::recovery::Recovered;
 use crate::segment::SegmentSeed;
 use crate::stream::{CachedEntry, Location, Pin, StreamLog};
@@ -67,6 +69,8 @@ pub struct Wal {
     /// Purged before this process started; freed once its first batch is durable.
     pub(crate) held: Vec<FreeSegment>,
     pub(crate) first_batch: BatchId,
+    /// What recovery could not read and nobody has accounted for yet.
+    pub(crate) quarantine: Quarantine,
     queue: VecDeque<Record>,
     /// Position of the first queued record; equals `end_lsn` when none is.
     queue_lsn: Lsn,
@@ -107,6 +111,7 @@ impl Wal {
             oldest_lsn: state.oldest_lsn,
             held: state.held,
             first_batch: state.next_batch,
+            quarantine: state.quarantine,
             queue: VecDeque::new(),
             queue_lsn: state.end_lsn,
             end_lsn: state.end_lsn,
@@ -122,11 +127,6 @@ impl Wal {
             flushed_lsn_stamped: Lsn(0),
         };
         wal.cache.set_bytes_max(wal.config.cache_bytes_max);
-        for damage in &recovered.damage {
-            for stream in &damage.streams {
-                wal.forget_damaged(*stream);
-            }
-        }
         wal.maintain();
         wal
     }
@@ -214,8 +214,13 @@ impl Wal {
         self.maintained()
     }
 
-    /// Forgets a stream. Nothing happens if it is unknown.
+    /// Forgets a stream, [lost](Self::lost) or not. Nothing happens if it is unknown. Do not use its id again: after
+    /// damage, the records of two lives could be mistaken for those of one.
     pub fn remove(&mut self, stream: StreamId) -> Lsn {
+        if let Some(next_sequence) = self.quarantine.lost.remove(&stream) {
+            // What remains of it on disk must not come back at the next start, known to the index or not.
+            self.streams.entry(stream).or_insert_with(StreamLog::new).next_sequence = next_sequence;
+        }
         if !self.streams.contains_key(&stream) {
             return self.end_lsn;
         }
@@ -246,6 +251,8 @@ impl Wal {
     /// Queues one record; answers the LSN it starts at.
     pub(crate) fn queue_record(&mut self, stream: StreamId, change: Change) -> Lsn {
         let lsn = self.end_lsn;
+        assert_ne!(stream, NO_STREAM, "that number is taken");
+        assert!(!self.quarantine.lost.contains_key(&stream), "{stream} is lost: remove it first");
         let log = self.streams.entry(stream).or_insert_with(StreamLog::new);
         let record = Record { stream, sequence: log.next_sequence, change };
         if log.base_pin == Pin::Nowhere {
@@ -253,16 +260,14 @@ impl Wal {
             log.pin_base(Pin::Queued(lsn), &mut self.ledger);
         }
         log.next_sequence = log.next_sequence.wrapping_add(1);
-        self.end_lsn.0 += to_u64(record.len_bytes());
-        assert!(self.queued_bytes() < u64::from(u32::MAX), "admission bounds the queue far below 4 GiB");
-        self.queue.push_back(record);
+        self.push(record);
         lsn
     }
 
-    fn forget_damaged(&mut self, stream: StreamId) {
-        // Its remaining records must not come back at the next start, known to the index or not.
-        self.streams.entry(stream).or_insert_with(StreamLog::new);
-        self.remove(stream);
+    pub(crate) fn push(&mut self, record: Record) {
+        self.end_lsn.0 += to_u64(record.len_bytes());
+        assert!(self.queued_bytes() < u64::from(u32::MAX), "admission bounds the queue far below 4 GiB");
+        self.queue.push_back(record);
     }
 
     // Outputs.
@@ -309,10 +314,15 @@ impl Wal {
             return None;
         }
         let limit = room.min(self.config.batch_bytes_max);
-        let (mut count, mut bytes) = (0, BATCH_HEADER_BYTES);
+        let (mut count, mut bytes, mut runs) = (0, BATCH_HEADER_BYTES, 0);
+        let mut last = None;
         for record in &self.queue {
+            // At most this many shares are in the directory, usually far fewer.
+            runs += usize::from(last != Some((record.stream, record.sequence.wrapping_sub(1))));
+            last = Some((record.stream, record.sequence));
             let with = bytes + record.len_bytes();
-            if with > limit && (count > 0 || with > room) {
+            let whole = with + directory::len_bytes(runs);
+            if whole > limit && (count > 0 || whole > room) {
                 break;
             }
             (count, bytes) = (count + 1, with);
@@ -323,6 +333,7 @@ impl Wal {
     fn form_batch(&mut self, count: usize, records_bytes: usize) -> WriteBatch {
         let active = self.active.expect("activated before");
         let records: Vec<Record> = self.queue.drain(..count).collect();
+        let directory = directory::of(&records);
         let id = self.next_batch;
         let header = BatchHeader {
             segment: active.id,
@@ -334,7 +345,10 @@ impl Wal {
             oldest_lsn: self.oldest_lsn,
             records_bytes: to_u32(records_bytes),
             records: to_u32(count),
-            len_bytes: to_u32(padded_len(BATCH_HEADER_BYTES + records_bytes)),
+            shares: u16::try_from(directory.len()).expect("bounded where it is made"),
+            len_bytes: to_u32(padded_len(
+                BATCH_HEADER_BYTES + records_bytes + directory::len_bytes(directory.len()),
+            )),
         };
         let mut at = active.offset + to_u64(BATCH_HEADER_BYTES);
         for record in &records {
@@ -359,6 +373,7 @@ impl Wal {
             header,
             seed: active.seed,
             records,
+            directory,
         }
     }
 

@@ -7,12 +7,10 @@ mod node;
 
 use std::collections::BTreeSet;
 
-use model::{Command, Streams, payload};
+use model::{Command, payload};
 use node::{Node, tiny};
 use wal::disk::sim::Landing;
-use wal::{
-    BLOCK, BatchId, Entry, Lsn, RecoveryError, RecoveryMode, SegmentId, StreamId, StreamState, Wal, WalConfig,
-};
+use wal::{BLOCK, BatchId, Entry, Lsn, RecoveryError, SegmentId, StreamId, StreamState, Wal};
 
 fn append(stream: u64, index: u64, len: usize) -> Command {
     Command::Append(Entry { index, term: 1, kind: 0, payload: payload(StreamId(stream), index, 1, len) })
@@ -193,61 +191,6 @@ fn every_flipped_bit_is_either_harmless_or_reported() {
         }
     }
     assert!(harmless > 100 && reported > 100, "{harmless} harmless, {reported} reported");
-}
-
-#[test]
-fn quarantine_keeps_the_streams_that_are_whole_and_names_the_others() {
-    let node = sealed();
-    let lenient = WalConfig { recovery_mode: RecoveryMode::Quarantine, ..node.config.clone() };
-    let mut outcomes = BTreeSet::new();
-    for (segment, len) in node.disk.files().map(|(id, bytes)| (id, bytes.len())).collect::<Vec<_>>() {
-        for offset in (0..len).step_by(61) {
-            let mut disk = node.disk.clone();
-            disk.flip_bit(segment, u64::try_from(offset).unwrap(), 3);
-            let recovered = disk.recover(&lenient).expect("quarantine opens a damaged log");
-            let touched: Vec<StreamId> =
-                recovered.damage.iter().flat_map(|damage| damage.streams.clone()).collect();
-            assert!(touched.windows(2).all(|pair| pair[0] < pair[1]));
-            let refused = disk.recover(&node.config).err();
-            assert_eq!(refused.is_some(), !recovered.damage.is_empty());
-            let wal = Wal::new(lenient.clone(), recovered);
-            let whole: Streams = (node.model.now.iter())
-                .filter(|(stream, _)| wal.contains(**stream))
-                .map(|(stream, model)| (*stream, model.clone()))
-                .collect();
-            // What is kept is whole; what is not kept was named, or never seen.
-            model::assert_holds(&wal, &whole, |plan| plan.decode(&disk.read(plan)).expect("sound files"));
-            assert!(touched.iter().all(|stream| !wal.contains(*stream)));
-            outcomes.insert(touched);
-        }
-    }
-    assert!(outcomes.contains(&vec![]) && outcomes.len() > 2, "{outcomes:?}");
-}
-
-#[test]
-fn a_quarantined_log_goes_on_and_its_lost_streams_stay_lost() {
-    let mut node = sealed();
-    node.config.recovery_mode = RecoveryMode::Quarantine;
-    let (segment, _) = node.disk.files().next().expect("a segment");
-    node.disk.flip_bit(segment, BLOCK + 85, 0);
-    let recovered = node.recover().expect("quarantine opens a damaged log");
-    let lost: Vec<StreamId> = recovered.damage[0].streams.clone();
-    assert!(!lost.is_empty());
-    let end = recovered.end_lsn();
-    assert!(end >= node.wal.flushed_lsn(), "no acknowledged position is used twice");
-    node.wal = Wal::new(node.config.clone(), recovered);
-    node.model.now.retain(|stream, _| !lost.contains(stream));
-    node.settle();
-    for (round, stream) in lost.iter().enumerate() {
-        node.give(stream.0, append(stream.0, 1, 90 + round));
-        node.settle();
-    }
-    let expected = node.model.now.clone();
-    let recovered = node.recover().expect("quarantine opens it again");
-    let again: Vec<StreamId> = recovered.damage[0].streams.clone();
-    node.wal = Wal::new(node.config.clone(), recovered);
-    assert!(again.is_empty(), "rebuilt streams are whole: {again:?}");
-    node.assert_holds(&expected);
 }
 
 #[test]

@@ -63,7 +63,10 @@ fn a_folder_is_printed_and_verified_while_open_and_when_damaged() {
     let (sound, text) = waldump(&[], dir.path());
     assert!(!sound && text.contains("DAMAGED"), "{text}");
     let (sound, text) = waldump(&["--verify"], dir.path());
-    assert!(!sound && text.contains(&wal::file_name(first.segment)) && text.contains("stream 5"), "{text}");
+    let place = format!("{}: DAMAGED at offset {}", wal::file_name(first.segment), first.offset_bytes + 128);
+    assert!(!sound && text.contains(&place), "{place} in {text}");
+    assert!(text.contains("records may be lost of stream 5\n") && text.contains("stream 5: LOST"), "{text}");
+    assert!(text.contains("stream 6: entries 41..=40"), "{text}");
     let (sound, text) = waldump(&["--nonsense"], dir.path());
     assert!(!sound && text.contains("usage"), "{text}");
 }

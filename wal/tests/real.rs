@@ -127,6 +127,17 @@ fn a_flipped_bit_in_acknowledged_records_is_reported_and_quarantine_drops_only_t
         model.now.remove(&StreamId(1));
         rig.settle().await;
         rig.assert_holds(&model.now).await;
+        assert_eq!(rig.wal.borrow().lost().collect::<Vec<_>>(), [StreamId(1)]);
+        drop(rig);
+        let mut rig = Rig::open(dir.path(), &lenient).await.expect("quarantine opens");
+        let successor = StreamId(3 << 20 | 1);
+        model.give(&mut rig.wal.borrow_mut(), successor, Command::Reset { index: 0, term: 0 });
+        rig.wal.borrow_mut().remove(StreamId(1));
+        rig.wal.borrow_mut().mend();
+        rig.settle().await;
+        drop(rig);
+        let mut rig = Rig::open(dir.path(), &small()).await.expect("damage that was dealt with is no damage");
+        rig.assert_holds(&model.now).await;
     });
 }
 

@@ -5,10 +5,12 @@ mod model;
 #[path = "support/node.rs"]
 mod node;
 
-use model::{Command, payload};
+use std::collections::BTreeSet;
+
+use model::{Command, Streams, payload};
 use node::{Node, tiny};
 use proptest::prelude::*;
-use wal::{Entry, StreamId, StreamState};
+use wal::{Entry, RecoveryMode, StreamId, StreamState, Wal};
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -45,6 +47,20 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => Just(Step::Crash),
     ];
     prop::collection::vec(step, 1..160)
+}
+
+fn stream_of(step: &Step) -> Option<u64> {
+    match *step {
+        Step::Append { stream, .. }
+        | Step::Truncate { stream, .. }
+        | Step::State { stream, .. }
+        | Step::Compact { stream, .. }
+        | Step::Snapshot { stream, .. }
+        | Step::Reset { stream, .. }
+        | Step::Remove { stream }
+        | Step::Successor { stream } => Some(stream),
+        Step::Seal | Step::Start | Step::Complete { .. } | Step::Crash => None,
+    }
 }
 
 fn run(node: &mut Node, step: &Step) {
@@ -130,5 +146,56 @@ proptest! {
         node.settle();
         node.assert_holds_model();
         node.restart();
+    }
+
+    #[test]
+    fn flipped_bits_leave_whole_what_is_served_name_the_rest_and_are_reported_once(
+        steps in steps(),
+        seed in any::<u64>(),
+        segment_blocks in 5..12_u64,
+        flips in prop::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>(), 0..8_u8), 1..4),
+    ) {
+        let mut node = Node::new(tiny(segment_blocks * wal::BLOCK), seed);
+        let mut removed = BTreeSet::new();
+        for step in &steps {
+            // An id is never used again, or records of two lives could be mistaken for those of one.
+            if stream_of(step).is_some_and(|stream| removed.contains(&stream)) {
+                continue;
+            }
+            run(&mut node, step);
+            if let Step::Remove { stream } | Step::Successor { stream } = step {
+                removed.insert(*stream);
+            }
+        }
+        node.settle();
+        node.wal.seal();
+        node.settle();
+        for (file, at, bit) in flips {
+            let files: Vec<_> = node.disk.files().map(|(segment, bytes)| (segment, bytes.len())).collect();
+            let (segment, len) = files[file.index(files.len())];
+            node.disk.flip_bit(segment, u64::try_from(at.index(len)).unwrap(), bit);
+        }
+        let strict = node.config.clone();
+        node.config.recovery_mode = RecoveryMode::Quarantine;
+        let recovered = node.recover().expect("quarantine opens a damaged log");
+        let damage = recovered.damage.clone();
+        prop_assert_eq!(damage.is_empty(), node.disk.clone().recover(&strict).is_ok());
+        node.model.cut(recovered.end_lsn());
+        node.wal = Wal::new(node.config.clone(), recovered);
+        let named: Vec<StreamId> = damage.iter().flat_map(|damage| damage.streams.clone()).collect();
+        let hides = damage.iter().any(|damage| damage.may_hide_streams);
+        let (served, gone): (Streams, Streams) =
+            std::mem::take(&mut node.model.now).into_iter().partition(|(stream, _)| node.wal.contains(*stream));
+        prop_assert!(gone.keys().all(|stream| hides || named.contains(stream)), "{damage:?}");
+        prop_assert!(node.wal.lost().eq(named.into_iter().collect::<BTreeSet<_>>()));
+        node.assert_holds(&served);
+        for stream in node.wal.lost().collect::<Vec<_>>() {
+            node.wal.remove(stream);
+        }
+        node.wal.mend();
+        node.settle();
+        let recovered = node.disk.recover(&strict).expect("what was mended is no damage");
+        node.wal = Wal::new(strict, recovered);
+        node.assert_holds(&served);
     }
 }

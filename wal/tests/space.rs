@@ -227,7 +227,7 @@ fn batches_take_everything_queued_and_leave_at_once_within_the_limit_in_flight()
     let config = tiny(64 * BLOCK);
     let mut disk = SimDisk::new(SimConfig::default(), 7);
     let mut wal = Wal::new(config.clone(), disk.recover(&config).expect("an empty disk"));
-    let entry = |index| Entry { index, term: 1, kind: 0, payload: payload(StreamId(1), index, 1, 500) };
+    let entry = |index| Entry { index, term: 1, kind: 0, payload: payload(StreamId(1), index, 1, 498) };
     wal.append(StreamId(1), &[entry(1)]);
     assert_eq!(wal.poll_write(), None, "no segment is ready");
     let Some(task @ SegmentTask::Create { .. }) = wal.poll_segment_task() else {

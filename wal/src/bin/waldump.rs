@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use wal::disk::files::{self, FilesError};
 use wal::inspect::{Found, FoundRecord, inspect};
 use wal::{
-    BLOCK_BYTES, Change, RecoveryError, SegmentFile, SegmentHeader, SegmentHeaderError, StreamId, Wal,
+    BLOCK_BYTES, Change, Damage, RecoveryMode, SegmentFile, SegmentHeader, SegmentHeaderError, StreamId, Wal,
     WalConfig, file_name,
 };
 
@@ -167,6 +167,7 @@ fn print_record(record: &FoundRecord, out: &mut impl Write) -> io::Result<()> {
         Change::Compact { index, term } => writeln!(out, "compact to {index}, term {term}"),
         Change::Remove => writeln!(out, "remove"),
         Change::Reset { index, term } => writeln!(out, "reset to {index}, term {term}"),
+        Change::Mended { from, to } => writeln!(out, "mended {from} to {}", to.0),
     }
 }
 
@@ -176,16 +177,21 @@ fn verify(folder: &Path, out: &mut impl Write) -> Result<bool, Failure> {
     let Some(header) = files.iter().find_map(|file| header_of(folder, *file)) else {
         return Err(Failure::Empty(folder.to_owned()));
     };
-    let config = WalConfig::new(header.node_id, header.core);
-    let recovered = match files::recover(folder, &config) {
-        Ok(recovered) => recovered,
-        Err(FilesError::Recovery(damage @ RecoveryError::Corrupt { .. })) => {
-            writeln!(out, "DAMAGED: {damage}")?;
-            return Ok(false);
-        }
-        Err(other) => return Err(other.into()),
-    };
-    writeln!(out, "node {}, core {}: whole, ends at {}", header.node_id, header.core, recovered.end_lsn())?;
+    let config =
+        WalConfig { recovery_mode: RecoveryMode::Quarantine, ..WalConfig::new(header.node_id, header.core) };
+    let recovered = files::recover(folder, &config)?;
+    for damage in &recovered.damage {
+        print_damage(damage, out)?;
+    }
+    let sound = recovered.damage.is_empty();
+    let verdict = if sound { "whole" } else { "DAMAGED" };
+    writeln!(
+        out,
+        "node {}, core {}: {verdict}, ends at {}",
+        header.node_id,
+        header.core,
+        recovered.end_lsn()
+    )?;
     if let Some(tail) = &recovered.torn_tail {
         let (file, offset, lsn, why) = (&tail.file, tail.offset, tail.lsn, &tail.why);
         writeln!(out, "unacknowledged writes cut at {lsn} ({file}, offset {offset}: {why})")?;
@@ -201,7 +207,24 @@ fn verify(folder: &Path, out: &mut impl Write) -> Result<bool, Failure> {
             None => writeln!(out, ", no state")?,
         }
     }
-    Ok(true)
+    for stream in wal.lost() {
+        writeln!(out, "{stream}: LOST")?;
+    }
+    Ok(sound)
+}
+
+fn print_damage(damage: &Damage, out: &mut impl Write) -> io::Result<()> {
+    let (file, offset, why) = (&damage.file, damage.offset, &damage.why);
+    write!(out, "{file}: DAMAGED at offset {offset}: {why}; ")?;
+    match damage.streams.as_slice() {
+        [] => write!(out, "no stream that is left lost anything")?,
+        streams => {
+            let names: Vec<String> = streams.iter().map(StreamId::to_string).collect();
+            write!(out, "records may be lost of {}", names.join(", "))?;
+        }
+    }
+    let hides = if damage.may_hide_streams { ", and of streams that nothing else is left of" } else { "" };
+    writeln!(out, "{hides}")
 }
 
 fn header_of(folder: &Path, file: SegmentFile) -> Option<SegmentHeader> {

@@ -47,6 +47,20 @@ impl Head {
     }
 }
 
+/// A file that is damaged as a whole.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Defect {
+    segment: SegmentId,
+    why: &'static str,
+}
+
+impl Defect {
+    /// The hole it leaves in a log that reaches to `lsn`.
+    pub(super) fn hole(&self, lsn: Lsn) -> Hole {
+        Hole { segment: self.segment, offset: 0, lsn, why: self.why.to_owned() }
+    }
+}
+
 /// A segment to scan.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Link {
@@ -58,8 +72,8 @@ pub(super) struct Link {
     pub(super) first: Option<BatchHeader>,
     /// Where the next generation began: batches from there on are void. `None` in the last generation.
     pub(super) void_from: Option<Lsn>,
-    /// The file before it is damaged as a whole: any records may be missing.
-    pub(super) gap_before: bool,
+    /// A file right before it that is damaged as a whole, and how: any records may be missing.
+    pub(super) gap_before: Option<Defect>,
 }
 
 impl Link {
@@ -75,8 +89,8 @@ pub(super) struct Chain {
     pub(super) flushed_lsn: Lsn,
     pub(super) oldest_lsn: Lsn,
     defect: Option<Hole>,
-    /// The last file is damaged as a whole.
-    pub(super) gap_at_end: bool,
+    /// The last file, if it is damaged as a whole.
+    pub(super) gap_at_end: Option<Defect>,
 }
 
 impl Chain {
@@ -109,7 +123,7 @@ impl Chain {
                     seed: header.seed(),
                     first: head.first,
                     void_from: head.first.and_then(|first| void_from(first.generation)),
-                    gap_before: false,
+                    gap_before: None,
                 })
             })
             .filter(|link| link.bytes > BLOCK)
@@ -119,12 +133,16 @@ impl Chain {
             let lsn = head.first.map_or(oldest_lsn, |first| first.first_lsn);
             Some(Hole { segment: head.file.id, offset: 0, lsn, why })
         });
-        let mut chain = Self { links, flushed_lsn, oldest_lsn, defect, gap_at_end: false };
-        for head in heads.iter().filter(within).filter(|head| head.defect().is_some()) {
-            match chain.links.iter_mut().find(|link| link.id > head.file.id) {
-                Some(link) => link.gap_before = true,
-                None => chain.gap_at_end = true,
-            }
+        let mut chain = Self { links, flushed_lsn, oldest_lsn, defect, gap_at_end: None };
+        for head in heads.iter().filter(within) {
+            let Some(why) = head.defect() else { continue };
+            // A segment that was never written does not tell where the log went on.
+            let next = chain.links.iter_mut().find(|link| link.id > head.file.id && link.first.is_some());
+            let gap = match next {
+                Some(link) => &mut link.gap_before,
+                None => &mut chain.gap_at_end,
+            };
+            gap.get_or_insert(Defect { segment: head.file.id, why });
         }
         chain
     }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use crate::cache::Cache;
 use crate::ledger::Ledger;
 use crate::pool::FreeSegment;
+use crate::quarantine::Quarantine;
 use crate::stream::StreamLog;
 use crate::types::{BatchId, Lsn, SegmentId, StreamId};
 
@@ -28,11 +29,14 @@ pub struct Damage {
     pub file: String,
     /// Where in it.
     pub offset: u64,
-    /// What is wrong there.
+    /// What is wrong there, and which positions are lost.
     pub why: String,
-    /// The streams that may have lost records. The WAL forgets them: rebuild them from their peers, and do
+    /// The streams that may have lost records. The WAL does not serve them: rebuild them from their peers, and do
     /// not vote in their names before.
     pub streams: Vec<StreamId>,
+    /// The records lost may have been any stream's, one of which nothing else is left among them. So a stream
+    /// that should be there and is not must be taken for lost too, never for new.
+    pub may_hide_streams: bool,
 }
 
 /// A recovered log, to be handed to [`Wal::new`](crate::Wal::new).
@@ -40,7 +44,7 @@ pub struct Damage {
 pub struct Recovered {
     /// Set if the log ends in something else than the zeros or old bytes of a clean end.
     pub torn_tail: Option<TornTail>,
-    /// Empty unless opened in quarantine mode.
+    /// What was found damaged and is not [mended](crate::Wal::mend) yet. Empty unless opened in quarantine mode.
     pub damage: Vec<Damage>,
     pub(crate) nonce: u64,
     pub(crate) state: RecoveredState,
@@ -60,6 +64,7 @@ pub(crate) struct RecoveredState {
     pub(crate) end_lsn: Lsn,
     pub(crate) oldest_lsn: Lsn,
     pub(crate) next_batch: BatchId,
+    pub(crate) quarantine: Quarantine,
 }
 
 impl Recovered {
@@ -79,6 +84,7 @@ impl Recovered {
                 end_lsn: Lsn(0),
                 oldest_lsn: Lsn(0),
                 next_batch: BatchId(1),
+                quarantine: Quarantine::default(),
             },
         }
     }

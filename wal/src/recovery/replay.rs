@@ -4,18 +4,21 @@
 //! (surveying damage), a stream is suspect until its next record follows, which proves that the gap held
 //! nothing of it, and damaged once it does not.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::chain::Link;
 use crate::cache::Cache;
 use crate::ledger::{Ledger, SegmentUse};
-use crate::record::{Change, RecordView};
+use crate::record::{Change, NO_STREAM, RecordView};
 use crate::stream::{CachedEntry, Location, Pin, StreamLog};
 use crate::types::{Lsn, SegmentId, StreamId};
 use crate::width::{offset_u32, to_u32};
 
 /// A record that cannot be: what is wrong with it.
 type Fault = &'static str;
+
+/// Which of the holes that the survey met.
+pub(super) type HoleNumber = usize;
 
 #[derive(Debug)]
 pub(super) struct Replay {
@@ -25,9 +28,15 @@ pub(super) struct Replay {
     /// Records before the first one replayed were purged, so streams may begin in the middle.
     purged: bool,
     surveying: bool,
+    /// The last hole of unknown content that nobody has dealt with.
+    gap: Option<HoleNumber>,
+    /// There was a hole of unknown content, dealt with or not.
     gap_seen: bool,
-    suspects: BTreeSet<StreamId>,
-    damaged: BTreeSet<StreamId>,
+    suspects: BTreeMap<StreamId, HoleNumber>,
+    /// `None`: its records contradict each other, no hole explains it.
+    damaged: BTreeMap<StreamId, Option<HoleNumber>>,
+    /// Losses that were dealt with.
+    pub(super) mended: Vec<(Lsn, Lsn)>,
 }
 
 impl Replay {
@@ -38,9 +47,11 @@ impl Replay {
             cache: Cache::new(cache_bytes_max),
             purged,
             surveying,
+            gap: None,
             gap_seen: false,
-            suspects: BTreeSet::new(),
-            damaged: BTreeSet::new(),
+            suspects: BTreeMap::new(),
+            damaged: BTreeMap::new(),
+            mended: Vec::new(),
         }
     }
 
@@ -51,16 +62,34 @@ impl Replay {
         }
     }
 
-    /// Records may be missing here.
-    pub(super) fn gap(&mut self) {
+    /// Records of any stream may be missing here. If that was `mended`, the streams it touched are removed further
+    /// on: the others need not prove again that they are whole, and may no longer be able to, since what they
+    /// had in front of the hole may be purged.
+    pub(super) fn gap(&mut self, hole: HoleNumber, mended: bool) {
         assert!(self.surveying, "a log with gaps is only surveyed");
         self.gap_seen = true;
-        self.suspects.extend(self.streams.keys());
+        if mended {
+            self.purged = true;
+            return;
+        }
+        self.gap = Some(hole);
+        for stream in self.streams.keys() {
+            self.suspects.entry(*stream).or_insert(hole);
+        }
     }
 
     /// A record of this stream is lost.
-    pub(super) fn lose(&mut self, stream: StreamId) {
-        self.damaged.insert(stream);
+    pub(super) fn lose(&mut self, stream: StreamId, hole: HoleNumber) {
+        assert!(self.surveying, "a log with gaps is only surveyed");
+        if stream != NO_STREAM {
+            let known = self.damaged.entry(stream).or_insert(Some(hole));
+            known.get_or_insert(hole);
+        }
+    }
+
+    /// The sequence of the stream's next record, as far as is known.
+    pub(super) fn next_sequence(&self, stream: StreamId) -> u32 {
+        self.streams.get(&stream).map_or(0, |log| log.next_sequence)
     }
 
     pub(super) fn apply(
@@ -71,28 +100,38 @@ impl Replay {
         offset: u64,
     ) -> Result<(), Fault> {
         let change = view.change();
+        if let Change::Mended { from, to } = change {
+            self.mended.push((from, to));
+            return Ok(());
+        }
         let follows = match self.admit(view, &change) {
             Ok(admitted) => admitted,
             Err(fault) if !self.surveying => return Err(fault),
             Err(_) => {
-                self.damaged.insert(view.stream);
+                self.damage(view.stream);
                 false
             }
         };
         if let Some(log) = self.streams.get_mut(&view.stream) {
             log.next_sequence = view.sequence.wrapping_add(1);
         }
-        if !follows || (self.damaged.contains(&view.stream) && change != Change::Remove) {
+        if !follows || (self.damaged.contains_key(&view.stream) && change != Change::Remove) {
             return Ok(());
         }
         let place = Location::on_disk(segment, offset_u32(offset), to_u32(view.len_bytes()));
         match self.change(view.stream, change, lsn, place) {
             Err(_) if self.surveying => {
-                self.damaged.insert(view.stream);
+                self.damage(view.stream);
                 Ok(())
             }
             result => result,
         }
+    }
+
+    /// The records of this stream do not fit together.
+    fn damage(&mut self, stream: StreamId) {
+        let hole = self.suspects.get(&stream).copied().or(self.gap);
+        self.damaged.entry(stream).or_insert(hole);
     }
 
     /// Whether the record has a stream to go to; creates it if the record begins one.
@@ -110,7 +149,7 @@ impl Replay {
             }
             let log = if begins { StreamLog::new() } else { StreamLog::new_floating() };
             self.streams.insert(view.stream, log);
-            return match begins || (self.purged && !self.gap_seen) {
+            return match begins || (self.purged && self.gap.is_none()) {
                 true => Ok(true),
                 false => Err("a record of an unknown stream, whose earlier records are missing"),
             };
@@ -119,10 +158,11 @@ impl Replay {
             self.suspects.remove(&view.stream);
             return Ok(true);
         }
-        if self.gap_seen && *change == Change::Remove {
+        let may_lack = self.gap_seen || self.damaged.contains_key(&view.stream);
+        if may_lack && *change == Change::Remove {
             return Ok(true);
         }
-        if self.gap_seen && view.sequence == 0 {
+        if may_lack && view.sequence == 0 {
             // Removed in the gap, and made anew.
             self.forget(view.stream);
             self.streams.insert(view.stream, StreamLog::new());
@@ -159,6 +199,7 @@ impl Replay {
                 log.pin_base(Pin::OnDisk(segment), &mut self.ledger);
             }
             Change::Remove => self.forget(stream),
+            Change::Mended { .. } => unreachable!("of no stream: taken before"),
             Change::Reset { index, term } => {
                 self.cache.forget(&log.reset(index, term, &mut self.ledger));
                 log.pin_base(Pin::OnDisk(segment), &mut self.ledger);
@@ -176,13 +217,20 @@ impl Replay {
         self.damaged.remove(&stream);
     }
 
-    /// All records are applied. Answers the streams that may have lost some.
-    pub(super) fn settle(&mut self) -> Vec<StreamId> {
-        for (stream, log) in &mut self.streams {
-            if !log.settle() {
-                self.damaged.insert(*stream);
-            }
+    /// All records are applied. Answers the streams that may have lost some, with the hole that explains it and the
+    /// sequence of the stream's next record, and forgets them.
+    pub(super) fn settle(&mut self) -> BTreeMap<StreamId, (Option<HoleNumber>, u32)> {
+        let floating = self.streams.iter_mut().filter_map(|(stream, log)| (!log.settle()).then_some(*stream));
+        let floating: Vec<StreamId> = floating.collect();
+        floating.into_iter().for_each(|stream| self.damage(stream));
+        let suspects =
+            std::mem::take(&mut self.suspects).into_iter().map(|(stream, hole)| (stream, Some(hole)));
+        let lost: BTreeMap<_, _> = suspects.chain(std::mem::take(&mut self.damaged)).collect();
+        let lost =
+            lost.into_iter().map(|(stream, hole)| (stream, (hole, self.next_sequence(stream)))).collect();
+        for stream in BTreeMap::keys(&lost) {
+            self.forget(*stream);
         }
-        self.suspects.union(&self.damaged).copied().collect()
+        lost
     }
 }

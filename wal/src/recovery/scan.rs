@@ -3,8 +3,9 @@
 //! Invariant: a batch is applied whole or not at all, and only if it continues the log exactly (LSN and
 //! sequence). Past the first that does not, blocks are only probed for what they say was flushed.
 
-use super::chain::Link;
+use super::chain::{Defect, Link};
 use super::replay::Replay;
+use super::salvage::salvage;
 use crate::batch::{BATCH_HEADER_BYTES, BatchHeader};
 use crate::record::RecordView;
 use crate::segment::file_name;
@@ -23,6 +24,30 @@ pub(super) struct Hole {
 impl Hole {
     pub(super) fn file(&self) -> String {
         file_name(self.segment)
+    }
+}
+
+/// A hole that a survey went past: what lay from its LSN up to `to` is lost.
+#[derive(Debug, Clone)]
+pub(super) struct Loss {
+    pub(super) hole: Hole,
+    pub(super) to: Lsn,
+    /// Whose records were lost is known; otherwise they may have been anybody's.
+    pub(super) attributed: bool,
+}
+
+impl Loss {
+    /// Whether these losses, which the log says were dealt with, are all of it.
+    pub(super) fn is_mended(&self, mended: &[(Lsn, Lsn)]) -> bool {
+        let mut mended = mended.to_vec();
+        mended.sort_unstable();
+        let mut at = self.hole.lsn;
+        for (from, to) in mended {
+            if from <= at {
+                at = at.max(to);
+            }
+        }
+        at >= self.to
     }
 }
 
@@ -67,6 +92,10 @@ pub(super) struct Scan {
     saw_dropped: bool,
     /// Set while surveying damage: continue past holes in front of this.
     survey: Option<Lsn>,
+    /// Losses known to be dealt with, when surveying.
+    mended: Vec<(Lsn, Lsn)>,
+    /// What the survey found lost.
+    losses: Vec<Loss>,
 }
 
 impl Scan {
@@ -84,6 +113,8 @@ impl Scan {
             oldest_lsn: Lsn(0),
             saw_dropped: false,
             survey,
+            mended: Vec::new(),
+            losses: Vec::new(),
         }
     }
 
@@ -98,9 +129,6 @@ impl Scan {
     pub(super) fn begin_segment(&mut self, link: &Link) {
         self.carry.clear();
         self.at = BLOCK;
-        if link.gap_before && self.survey.is_some() {
-            self.replay.gap();
-        }
         self.mode = match (link.first, self.next) {
             (None, _) => {
                 let why = CLEAN_END.to_owned();
@@ -116,7 +144,7 @@ impl Scan {
             (Some(_), None) => {
                 let why = "what came before this segment is missing".to_owned();
                 let hole = Hole { segment: link.id, offset: BLOCK, lsn: self.start_lsn, why };
-                self.hole.get_or_insert(hole);
+                self.leave_hole(link, hole);
                 self.past_hole()
             }
             (Some(first), Some(next)) if continues(next, &first) => {
@@ -127,7 +155,7 @@ impl Scan {
             (Some(first), Some(next)) => {
                 let why = format!("the segment starts at {}, the log ends at {}", first.first_lsn, next.lsn);
                 let hole = Hole { segment: link.id, offset: BLOCK, lsn: next.lsn, why };
-                let hole = self.hole.get_or_insert(hole).clone();
+                let hole = self.leave_hole(link, hole);
                 if first.generation > next.generation && first.generation_start > next.lsn {
                     // Rule 1: the recovery in between read further than that.
                     self.definite.get_or_insert(hole);
@@ -167,9 +195,32 @@ impl Scan {
         }
     }
 
-    /// The survey is over, and what follows the last segment may be missing.
-    pub(super) fn gap_at_end(&mut self) {
-        self.replay.gap();
+    /// The survey is over. What follows the last segment may be missing, too.
+    pub(super) fn end_survey(&mut self, last: Option<&Link>, gap_at_end: Option<Defect>) {
+        let (from, to) = (self.end_lsn(), self.end_lsn().max(self.flushed_lsn));
+        if let Some(defect) = gap_at_end {
+            // Nobody knows how much lay there. More positions are given up than it can have been, so that none
+            // is used twice and the next start sees the hole.
+            let to = Lsn(to.0 + UNKNOWN_BYTES_MAX);
+            self.lose(Loss { hole: defect.hole(from), to, attributed: false });
+        } else if to > from {
+            let hole = self.hole.clone().unwrap_or_else(|| self.hole_at_end(last));
+            self.lose(Loss { hole: Hole { lsn: from, ..hole }, to, attributed: false });
+        }
+    }
+
+    /// What the log says was dealt with.
+    pub(super) fn mended(&self) -> &[(Lsn, Lsn)] {
+        &self.replay.mended
+    }
+
+    /// Surveying: takes these losses for dealt with.
+    pub(super) fn set_mended(&mut self, mended: Vec<(Lsn, Lsn)>) {
+        self.mended = mended;
+    }
+
+    pub(super) fn take_losses(&mut self) -> Vec<Loss> {
+        std::mem::take(&mut self.losses)
     }
 
     /// Damage, given what is known to have been flushed.
@@ -177,19 +228,15 @@ impl Scan {
         if self.definite.is_some() {
             return self.definite.clone();
         }
-        let end = self.end_lsn();
-        if self.flushed_lsn <= end {
+        if self.flushed_lsn <= self.end_lsn() {
             return None;
         }
-        let at_end = || Hole {
-            segment: last.map_or(SegmentId(0), |link| link.id),
-            offset: self.at,
-            lsn: end,
-            why: "the log ends before".to_owned(),
-        };
-        let mut hole = self.hole.clone().unwrap_or_else(at_end);
-        hole.why = format!("{} ({}, but {} was acknowledged)", hole.why, end, self.flushed_lsn);
-        Some(hole)
+        Some(self.hole.clone().unwrap_or_else(|| self.hole_at_end(last)))
+    }
+
+    fn hole_at_end(&self, last: Option<&Link>) -> Hole {
+        let segment = last.map_or(SegmentId(0), |link| link.id);
+        Hole { segment, offset: self.at, lsn: self.end_lsn(), why: "the log ends here".to_owned() }
     }
 
     /// The end of the log, if something unacknowledged was dropped there.
@@ -211,6 +258,22 @@ impl Scan {
 
     pub(super) fn into_replay(self) -> Replay {
         self.replay
+    }
+
+    /// The log does not go on where this segment begins: notes the hole, and answers it.
+    fn leave_hole(&mut self, link: &Link, hole: Hole) -> Hole {
+        let lsn = hole.lsn;
+        // A segment usually ends with unused blocks: not there, but in the file that is missing lies the damage.
+        let known = self.hole.take().filter(|known| link.gap_before.is_none() || known.why != CLEAN_END);
+        let hole = known.unwrap_or_else(|| link.gap_before.map_or(hole, |defect| defect.hole(lsn)));
+        self.hole.insert(hole).clone()
+    }
+
+    fn lose(&mut self, loss: Loss) {
+        if !loss.attributed {
+            self.replay.gap(self.losses.len(), loss.is_mended(&self.mended));
+        }
+        self.losses.push(loss);
     }
 
     fn resume_at(&mut self, first: &BatchHeader) {
@@ -278,8 +341,10 @@ impl Scan {
                 Some(len)
             }
             Err((offset, why)) => {
-                if self.survey.is_some_and(|flushed| self.end_lsn() < flushed) {
-                    self.name_lost(link, &header, &rest[..len]);
+                if self.survey.is_some_and(|flushed| self.end_lsn() < flushed)
+                    && self.salvage(link, &header, &rest[..len], (offset, why))
+                {
+                    return Some(len);
                 }
                 self.stop(link, offset, why);
                 Some(0)
@@ -293,7 +358,7 @@ impl Scan {
         header: &BatchHeader,
         batch: &[u8],
     ) -> Result<(), (u64, &'static str)> {
-        let end = BATCH_HEADER_BYTES + to_usize(header.records_bytes);
+        let end = header.records_end();
         let (mut at, mut count) = (BATCH_HEADER_BYTES, 0_u32);
         while at < end {
             let offset = self.at + to_u64(at);
@@ -307,18 +372,32 @@ impl Scan {
         Ok(())
     }
 
-    /// Names the streams of the sound records in a batch that is not applied: those records are lost with it.
-    fn name_lost(&mut self, link: &Link, header: &BatchHeader, batch: &[u8]) {
-        let end = BATCH_HEADER_BYTES + to_usize(header.records_bytes);
-        let mut at = BATCH_HEADER_BYTES;
-        while let Ok(view) = RecordView::parse(link.seed, self.at + to_u64(at), &batch[at..end]) {
-            self.replay.lose(view.stream);
-            at += view.len_bytes();
+    /// Applies the sound records of a damaged batch and names the streams of the others. Answers whether that could be
+    /// done.
+    fn salvage(&mut self, link: &Link, header: &BatchHeader, batch: &[u8], damage: (u64, &str)) -> bool {
+        let Some(salvaged) = salvage(link, header, self.at, batch) else { return false };
+        let number = self.losses.len();
+        let (offset, why) = (damage.0, damage.1.to_owned());
+        let hole = Hole { segment: link.id, offset, lsn: header.first_lsn, why };
+        self.lose(Loss { hole, to: header.end_lsn(), attributed: true });
+        self.replay.enter(link, header.first_lsn);
+        for (at, view) in salvaged.records {
+            let lsn = Lsn(header.first_lsn.0 + to_u64(at - BATCH_HEADER_BYTES));
+            if view.sequence == 0 && salvaged.lost_before.contains(&view.stream) {
+                self.replay.lose(view.stream, number);
+            }
+            let applied = self.replay.apply(&view, lsn, link.id, self.at + to_u64(at));
+            applied.expect("a survey takes what contradicts itself for damage");
         }
+        for stream in salvaged.lost {
+            self.replay.lose(stream, number);
+        }
+        self.go_on_after(header);
+        true
     }
 
     fn apply_records(&mut self, link: &Link, header: &BatchHeader, batch: &[u8]) {
-        let end = BATCH_HEADER_BYTES + to_usize(header.records_bytes);
+        let end = header.records_end();
         let (mut at, mut lsn) = (BATCH_HEADER_BYTES, header.first_lsn);
         self.replay.enter(link, header.first_lsn);
         while at < end {
@@ -332,7 +411,11 @@ impl Scan {
             lsn.0 += view.len_lsn();
         }
         assert_eq!(lsn, header.end_lsn());
-        let sequence = BatchId(header.sequence.0 + 1);
+        self.go_on_after(header);
+    }
+
+    fn go_on_after(&mut self, header: &BatchHeader) {
+        let (lsn, sequence) = (header.end_lsn(), BatchId(header.sequence.0 + 1));
         self.next = Some(Next { lsn, sequence, generation: header.generation });
     }
 
@@ -342,7 +425,6 @@ impl Scan {
             return Some(BLOCK_BYTES);
         };
         self.note(&header);
-        self.saw_dropped = true;
         let next_lsn = self.end_lsn();
         let ahead = header.first_lsn >= next_lsn && link.void_from.is_none_or(|void| header.first_lsn < void);
         // The hole itself, met again, is not a way past it.
@@ -353,15 +435,22 @@ impl Scan {
                 && self.next.is_some_and(|next| next.sequence == header.sequence)
         });
         if self.mode == Mode::Seek && ahead && !is_hole {
-            self.replay.gap();
-            self.hole = None;
+            let hole = self.hole.take().expect("what is sought is the end of a hole");
+            if header.first_lsn > next_lsn {
+                let hole = Hole { lsn: next_lsn, ..hole };
+                self.lose(Loss { hole, to: header.first_lsn, attributed: false });
+            }
             self.resume_at(&header);
             self.mode = Mode::Batches;
             return Some(0);
         }
+        self.saw_dropped = true;
         Some(BLOCK_BYTES)
     }
 }
+
+/// More than any segments at the end of a log hold together.
+const UNKNOWN_BYTES_MAX: u64 = 1 << 40;
 
 /// What decoding a batch header says about a block that never held one.
 const CLEAN_END: &str = "no batch starts here";
