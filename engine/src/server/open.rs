@@ -74,6 +74,11 @@ impl CoreSetup {
                 wal.set_state(stream, StreamState::default());
             }
         }
+        // Behind the records of their successors: whatever a crash leaves, a lost replica never begins anew.
+        for stream in wal.lost().collect::<Vec<_>>() {
+            wal.remove(stream);
+        }
+        wal.mend();
         flush(&mut wal, &disk).await.map_err(|source| ServeError::Begin { core, source })?;
         let (seeds, hosted) = opened.into_iter().unzip();
         Ok(Opened { disk, wal, seeds, hosted })
