@@ -27,12 +27,16 @@ mod balance;
 mod compaction;
 mod effect;
 mod event;
+#[cfg(feature = "sim")]
+mod inspect;
 mod peers;
 mod requests;
 mod status;
 mod turn;
 
 pub use crate::replica::{ReadDone, ReadTask, ReplicaId};
+#[cfg(feature = "sim")]
+pub(crate) use apply::machine_entry;
 pub use apply::{Applied, ApplyBatch};
 pub use effect::{Effect, Engine, Installed, ReceivedSnapshot, SnapshotOffer};
 pub use event::{Event, Origin};

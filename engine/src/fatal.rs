@@ -71,6 +71,9 @@ pub fn leave() -> ! {
 
 /// Ends the process at once, naming the reason on standard error and in the log.
 pub fn abort(reason: Reason) -> ! {
+    // A simulated node that ends itself is a finding, to be reported with its seed.
+    #[cfg(feature = "sim")]
+    assert!(!crate::sim::trace::is_running(), "a node ended itself: {reason}");
     tracing::error!(%reason, "fatal");
     eprintln!("ringkv: fatal: {reason}");
     std::process::abort()

@@ -24,4 +24,6 @@ pub mod placement;
 mod replica;
 pub mod replica_id;
 pub mod server;
+#[cfg(feature = "sim")]
+pub mod sim;
 pub mod store;

@@ -25,6 +25,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use raft::confchange::changed;
+use raft::mutation::{self, Mutation};
 use raft::{ConfChangeError, ConfState, EntryKind};
 use thiserror::Error;
 
@@ -160,7 +161,10 @@ impl Machine {
         initial: ConfState,
         limits: SessionLimits,
     ) -> Result<Self, MachineOpenError> {
-        let sessions = SessionTable::load(engine.as_ref(), limits)?;
+        let sessions = match mutation::active(Mutation::ForgetSessions) {
+            true => SessionTable::new(limits),
+            false => SessionTable::load(engine.as_ref(), limits)?,
+        };
         let clock_ms = match engine.get(&CLOCK_KEY, ReadTier::All)? {
             Lookup::Found(clock) => match <[u8; 8]>::try_from(clock.as_ref()) {
                 Ok(clock) => u64::from_le_bytes(clock),
@@ -172,7 +176,10 @@ impl Machine {
         let stored = membership::read(engine.as_ref())??;
         let conf_state_stored = stored.is_some();
         let conf_state = stored.unwrap_or(initial);
-        let applied = engine.applied()?;
+        let mut applied = engine.applied()?;
+        if mutation::active(Mutation::ApplyTwice) {
+            applied.index = applied.index.saturating_sub(1);
+        }
         let scratch = Vec::new();
         Ok(Self { engine, sessions, clock_ms, applied, conf_state, conf_state_stored, scratch })
     }

@@ -1,10 +1,6 @@
 //! The history checker is itself checked: it passes what a linearizable store can do, and fails what it cannot.
 
-#[allow(dead_code, unused_imports)] // the tests use a part of it
-#[path = "history/history.rs"]
-mod history;
-
-use history::{
+use engine::sim::history::{
     Action, Answer, End, Exhausted, History, Record, STEPS_MAX, Verdict, Violation, check_register,
 };
 

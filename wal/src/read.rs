@@ -7,9 +7,9 @@
 use std::sync::Arc;
 
 use crate::error::{CorruptRecord, ReadError};
-use crate::record::{Change, RecordView};
+use crate::record::{Change, RECORD_HEADER_BYTES, RecordView};
 use crate::segment::{SegmentSeed, file_name};
-use crate::stream::Location;
+use crate::stream::{CachedEntry, Location};
 use crate::types::{BLOCK, Entry, SegmentId, StreamId, StreamState};
 use crate::wal::Wal;
 use crate::width::{len_of, to_u64, to_usize};
@@ -115,6 +115,16 @@ impl Wal {
     /// Last index; that of the compaction point if there are no entries, 0 for an unknown stream.
     pub fn last_index(&self, stream: StreamId) -> u64 {
         self.streams.get(&stream).map_or(0, |log| log.last_index())
+    }
+
+    /// Last entry that is on disk with all before it; the compaction point if there are none.
+    pub fn flushed_index(&self, stream: StreamId) -> u64 {
+        let Some(log) = self.streams.get(&stream) else { return 0 };
+        let flushed_lsn = self.flushed_lsn();
+        let end_lsn =
+            |cached: &CachedEntry| cached.lsn.0 + to_u64(RECORD_HEADER_BYTES + cached.entry.payload.len());
+        let unflushed = log.cached.iter().rev().take_while(|cached| end_lsn(cached) > flushed_lsn.0).count();
+        log.last_index() - to_u64(unflushed)
     }
 
     /// Term of an entry, or of the compaction point (0 at index 0).

@@ -2,7 +2,8 @@
 //! at most two tasks under way. While they run, entries gather, so the batches grow with the load and each costs one
 //! wake-up.
 
-use raft::{EntryKind, Index};
+use raft::mutation::{self, Mutation};
+use raft::{Entry, EntryKind, Index};
 
 use super::{Core, Effect, ReplicaId, usize_of};
 use crate::machine::{MachineEntry, Outcome};
@@ -43,6 +44,19 @@ pub struct Applied {
     outcomes: Vec<(u64, Outcome)>,
     bytes: u64,
     compact_to: Option<Index>,
+}
+
+/// A committed entry as the state machine takes it.
+pub(crate) fn machine_entry(entry: Entry, want_outcome: bool) -> MachineEntry {
+    let is_normal = entry.kind == EntryKind::Normal;
+    let is_compaction = is_normal && compaction_index(&entry.data).is_some();
+    MachineEntry {
+        index: entry.index.0,
+        term: entry.term.0,
+        kind: entry.kind,
+        want_outcome: is_normal && !is_compaction && want_outcome,
+        payload: if is_compaction { bytes::Bytes::new() } else { entry.data },
+    }
 }
 
 /// What is in the lane.
@@ -96,16 +110,14 @@ impl Core {
             };
             for entry in entries {
                 batch.bytes += entry_bytes(&entry);
-                let compaction = compaction_index(&entry.data);
-                batch.compact_to = batch.compact_to.max(compaction);
-                let is_command = entry.kind == EntryKind::Normal && compaction.is_none();
-                batch.entries.push(MachineEntry {
-                    index: entry.index.0,
-                    term: entry.term.0,
-                    kind: entry.kind,
-                    want_outcome: is_command && replica.wants_outcome(entry.index),
-                    payload: if compaction.is_none() { entry.data } else { bytes::Bytes::new() },
-                });
+                if entry.kind == EntryKind::Normal {
+                    batch.compact_to = batch.compact_to.max(compaction_index(&entry.data));
+                }
+                let wanted = replica.wants_outcome(entry.index);
+                batch.entries.push(machine_entry(entry, wanted));
+            }
+            if mutation::active(Mutation::ReorderApply) {
+                batch.entries.reverse();
             }
             bytes += batch.bytes;
             batches.push(batch);

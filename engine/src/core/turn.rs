@@ -1,5 +1,6 @@
 //! Time, the log's progress, and the end of a turn.
 
+use raft::mutation::{self, Mutation};
 use raft::{Nanos, Ready, Role};
 use wal::{BatchId, StreamId};
 
@@ -147,6 +148,9 @@ impl Core {
 
     /// Files a `Ready` under its log position; one that wrote nothing waits for those before it, if there are any.
     fn await_flush(&mut self, mut waiting: Unflushed, wrote: bool) {
+        if mutation::active(Mutation::AckBeforeFlush) {
+            return self.persisted(waiting);
+        }
         if !wrote {
             match self.unflushed.back() {
                 Some(last) => waiting.lsn = last.lsn,

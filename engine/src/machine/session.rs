@@ -132,7 +132,7 @@ const LOAD_PAGE: usize = 1024;
 const LOAD_PAGE_BYTES: usize = 4 << 20;
 
 impl SessionTable {
-    fn new(limits: SessionLimits) -> Self {
+    pub(super) fn new(limits: SessionLimits) -> Self {
         Self { limits, sessions: HashMap::new(), by_use: BTreeMap::new(), weight: 0, touched: Vec::new() }
     }
 

@@ -3,7 +3,7 @@
 //! A read goes through up to three waits: for its read index (a quorum confirms the leader), for that index to be
 //! applied, and for the disk when the value is not in memory.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -81,8 +81,8 @@ const ANSWER_OVERHEAD_BYTES: u64 = 128;
 /// Reads that wait.
 #[derive(Default)]
 pub(crate) struct Reads {
-    /// For their read index, by the context that was handed to Raft.
-    unconfirmed: HashMap<u64, Vec<ReadRequest>>,
+    /// For their read index, by the context that was handed to Raft; ordered, so that a run can be repeated.
+    unconfirmed: BTreeMap<u64, Vec<ReadRequest>>,
     /// The context that collects the reads of this turn, if one was opened.
     open_context: Option<u64>,
     next_context: u64,

@@ -24,7 +24,7 @@ use super::deadline::until;
 use super::library::{client_config, with_client};
 use super::register::{token_of, value_of};
 use super::wire::key_in;
-use crate::history::{Action, Answer, End, History, Nanos, Record};
+use engine::sim::history::{Action, Answer, End, History, Nanos, Record};
 
 /// Reads under way at once when everything written is read back.
 const READERS: usize = 32;

@@ -1,0 +1,248 @@
+//! Everything the simulator holds against what the cluster does. Each property has a file; this one walks over what
+//! changed since a core's last turn and tells them.
+//!
+//! The oracle believes disks and state machines, never what a core says of them: an entry counts as flushed when the
+//! simulated disk has written its batch, a state is compared by what lies in its engine.
+
+mod acknowledgement;
+mod commitment;
+mod cursors;
+mod exactly_once;
+mod mirror;
+mod reference;
+mod stale_reads;
+mod state_equality;
+
+use std::collections::HashMap;
+
+use raft::testing::checker::{ElectionSafety, LeaderCompleteness, LogMatching, Violation};
+use raft::{ConfState, Index, NodeId, Role, Term};
+use wal::Lsn;
+use wal::disk::sim::SimDisk;
+
+use crate::core::Core;
+use crate::replica::Replica;
+use mirror::Mirror;
+
+pub use acknowledgement::Claim;
+pub use stale_reads::StaleRead;
+
+/// What a checker answers.
+pub type Verdict = Result<(), Violation>;
+
+/// Names a property and what contradicts it.
+pub fn violated(property: &'static str, detail: String) -> Verdict {
+    Err(Violation { property, detail })
+}
+
+/// What is known of one shard.
+struct Shard {
+    election: ElectionSafety,
+    matching: LogMatching,
+    completeness: LeaderCompleteness,
+    commitment: commitment::Commitment,
+    reference: reference::Reference,
+    equality: state_equality::StateEquality,
+}
+
+/// A replica as it was after its core's last turn.
+struct Seen {
+    raft_id: u64,
+    mirror: Mirror,
+    /// End of the core's log at that time: nothing of the mirror changes while it stands still.
+    end_lsn: Lsn,
+    flushed_lsn: Lsn,
+    /// Entries on disk, as the disk says.
+    flushed: u64,
+    role: Role,
+    term: Term,
+    conf_state: ConfState,
+    cursors: cursors::Cursors,
+}
+
+/// All checkers of one world.
+pub struct Oracle {
+    shards: Vec<Shard>,
+    /// By node and shard; gone while the node is down.
+    seen: HashMap<(u64, u32), Seen>,
+}
+
+impl Oracle {
+    /// Nothing has happened yet, in a cluster of so many shards (the meta shard included).
+    pub fn new(shards: u32, founders: &ConfState) -> Oracle {
+        let shard = |_| Shard {
+            election: ElectionSafety::default(),
+            matching: LogMatching::default(),
+            completeness: LeaderCompleteness::default(),
+            commitment: commitment::Commitment::default(),
+            reference: reference::Reference::new(founders),
+            equality: state_equality::StateEquality::default(),
+        };
+        Oracle { shards: (0..shards).map(shard).collect(), seen: HashMap::new() }
+    }
+
+    fn shard(&self, shard: u32) -> &Shard {
+        &self.shards[usize::try_from(shard).expect("64-bit machine")]
+    }
+
+    fn shard_mut(&mut self, shard: u32) -> &mut Shard {
+        &mut self.shards[usize::try_from(shard).expect("64-bit machine")]
+    }
+
+    /// A core has had a turn, or has just started.
+    pub fn observe(&mut self, node: u64, core: &Core, disk: &SimDisk) -> Verdict {
+        for replica in core.replicas() {
+            let mut seen = match self.seen.remove(&(node, replica.id.shard)) {
+                Some(seen) if seen.raft_id == replica.raft.id().0 => seen,
+                _ => Seen::new(core, replica),
+            };
+            let shard = self.shard_mut(replica.id.shard);
+            let verdict = shard.observe(&mut seen, core, replica, disk);
+            self.seen.insert((node, replica.id.shard), seen);
+            verdict?;
+        }
+        Ok(())
+    }
+
+    /// A node's process is gone.
+    pub fn forget(&mut self, node: u64) {
+        self.seen.retain(|(of, _), _| *of != node);
+    }
+
+    /// The newest entry of a shard that is known to be committed.
+    pub fn committed(&self, shard: u32) -> u64 {
+        self.shard(shard).commitment.last()
+    }
+
+    /// A state machine has applied up to `index`; `hash` is that of its engine.
+    pub fn observe_state(&mut self, node: u64, shard: u32, index: u64, hash: u64) -> Verdict {
+        let shard = self.shard_mut(shard);
+        shard.equality.observe(&shard.reference, node, index, hash)
+    }
+
+    /// A snapshot of `shard` was made, or is about to be installed.
+    pub fn observe_snapshot(&mut self, node: u64, shard: u32, index: u64, hash: u64) -> Verdict {
+        self.shard(shard).equality.observe_snapshot(&self.shard(shard).reference, node, index, hash)
+    }
+
+    /// A node tells a client that its write is done.
+    pub fn observe_claim(&self, node: u64, claim: &Claim) -> Verdict {
+        let shard = self.shard(claim.shard);
+        let flushed = self.seen.get(&(node, claim.shard)).map_or(0, |seen| seen.flushed);
+        acknowledgement::check(claim, node, flushed, &shard.commitment, &shard.reference)
+    }
+
+    /// A node answers a stale read.
+    pub fn observe_stale_read(&self, node: u64, read: &StaleRead<'_>) -> Verdict {
+        stale_reads::check(&self.shard(read.shard).reference, node, read)
+    }
+}
+
+impl Seen {
+    fn new(core: &Core, replica: &Replica) -> Seen {
+        Seen {
+            raft_id: replica.raft.id().0,
+            mirror: Mirror::new(&core.log(), core.stream(replica)),
+            end_lsn: Lsn(u64::MAX),
+            flushed_lsn: Lsn(u64::MAX),
+            flushed: 0,
+            role: Role::Follower,
+            term: Term::ZERO,
+            conf_state: replica.raft.conf_state(),
+            cursors: cursors::Cursors::default(),
+        }
+    }
+}
+
+impl Shard {
+    fn observe(&mut self, seen: &mut Seen, core: &Core, replica: &Replica, disk: &SimDisk) -> Verdict {
+        self.observe_log(seen, core, replica, disk)?;
+        self.observe_flushes(seen, core, replica);
+        self.observe_commits(seen, replica)?;
+        self.observe_role(seen, replica)?;
+        seen.cursors.observe(core, replica, seen.flushed)
+    }
+
+    fn observe_log(&mut self, seen: &mut Seen, core: &Core, replica: &Replica, disk: &SimDisk) -> Verdict {
+        let log = core.log();
+        if seen.end_lsn == log.end_lsn() {
+            return Ok(());
+        }
+        seen.end_lsn = log.end_lsn();
+        let change = seen.mirror.follow(&log, core.stream(replica), disk)?;
+        seen.flushed = seen.flushed.min(change.kept).max(seen.mirror.base());
+        if change.kept < seen.cursors.committed {
+            let detail = format!(
+                "replica {} dropped its log from {} on, having known {} committed",
+                seen.raft_id,
+                change.kept + 1,
+                seen.cursors.committed
+            );
+            return violated("committed never changes", detail);
+        }
+        // The disk may have more than was seen of it.
+        seen.flushed_lsn = Lsn(u64::MAX);
+        for index in change.kept + 1..=seen.mirror.last() {
+            let entry = seen.mirror.entry(index).expect("inside the mirror");
+            let before = seen.mirror.term(index - 1).expect("the base has a term");
+            self.matching.observe_entry(before, entry)?;
+        }
+        Ok(())
+    }
+
+    fn observe_flushes(&mut self, seen: &mut Seen, core: &Core, replica: &Replica) {
+        let log = core.log();
+        if seen.flushed_lsn == log.flushed_lsn() {
+            return;
+        }
+        seen.flushed_lsn = log.flushed_lsn();
+        let flushed = log.flushed_index(core.stream(replica)).min(seen.mirror.last());
+        for index in seen.flushed.max(seen.mirror.base()) + 1..=flushed {
+            let term = seen.mirror.term(index).expect("inside the mirror");
+            self.commitment.flushed(index, seen.raft_id, term);
+        }
+        seen.flushed = seen.flushed.max(flushed);
+    }
+
+    fn observe_commits(&mut self, seen: &mut Seen, replica: &Replica) -> Verdict {
+        let (before, committed) = (seen.cursors.committed, replica.raft.committed().0);
+        if committed == before {
+            return Ok(());
+        }
+        let conf_state = replica.raft.conf_state();
+        let confs = [&seen.conf_state, &conf_state];
+        let term = replica.raft.term();
+        for index in before.max(seen.mirror.base()) + 1..=committed {
+            let Some(entry) = seen.mirror.entry(index) else {
+                let detail = format!("replica {} has committed {index} and does not hold it", seen.raft_id);
+                return violated("committed never changes", detail);
+            };
+            self.completeness.observe_commit(term, Index(index), entry.term)?;
+            if self.commitment.observe(seen.raft_id, entry, &confs)? {
+                self.reference.apply(entry)?;
+            }
+        }
+        seen.conf_state = conf_state;
+        Ok(())
+    }
+
+    fn observe_role(&mut self, seen: &mut Seen, replica: &Replica) -> Verdict {
+        let (role, term) = (replica.raft.role(), replica.raft.term());
+        if (role, term) == (seen.role, seen.term) {
+            return Ok(());
+        }
+        if term < seen.term {
+            let detail = format!("replica {} went from term {} back to {term}", seen.raft_id, seen.term);
+            return violated("cursors only grow", detail);
+        }
+        let leads_anew = role == Role::Leader && (seen.role != Role::Leader || seen.term != term);
+        (seen.role, seen.term) = (role, term);
+        if leads_anew {
+            let id = NodeId(seen.raft_id);
+            self.election.observe_leader(id, term)?;
+            let first = Index(seen.mirror.base() + 1);
+            self.completeness.observe_leader(id, term, first, |index| seen.mirror.term(index.0))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,94 @@
+//! One more state machine per shard, fed every entry when it is first committed, one at a time: what all replicas must
+//! agree with. It remembers what every entry answered and what every key held when.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use raft::testing::checker::Violation;
+use raft::{ConfState, Entry};
+
+use super::super::rng::Rng;
+use super::super::store::SimEngine;
+use super::exactly_once::ExactlyOnce;
+use crate::command::{self, Op};
+use crate::core::machine_entry;
+use crate::machine::{Machine, Outcome};
+use crate::store::{Lookup, ReadTier, StorageEngine};
+
+/// The state machine and its past.
+pub struct Reference {
+    engine: Arc<SimEngine>,
+    machine: Machine,
+    /// State after each entry, from index 1.
+    hashes: Vec<u64>,
+    outcomes: HashMap<u64, Outcome>,
+    /// Stored value of each key after each entry that touched it.
+    values: HashMap<Bytes, Vec<(u64, Option<Bytes>)>>,
+    exactly_once: ExactlyOnce,
+}
+
+impl Reference {
+    /// Nothing is committed.
+    pub fn new(founders: &ConfState) -> Reference {
+        let engine = Arc::new(SimEngine::new(0, Rng::new(0, "reference")));
+        let shared: Arc<dyn StorageEngine> = engine.clone();
+        let machine = super::super::open_machine(shared, founders);
+        Reference {
+            engine,
+            machine,
+            hashes: Vec::new(),
+            outcomes: HashMap::new(),
+            values: HashMap::new(),
+            exactly_once: ExactlyOnce::default(),
+        }
+    }
+
+    /// The next entry is committed.
+    pub fn apply(&mut self, entry: &Entry) -> Result<(), Violation> {
+        let index = entry.index.0;
+        let entry = machine_entry(entry.clone(), true);
+        let payload = entry.payload.clone();
+        let before = self.engine.data_hash();
+        let mut applied = self.machine.apply(&[entry]).map_err(|error| Violation {
+            property: "what is committed can be applied",
+            detail: error.to_string(),
+        })?;
+        self.hashes.push(self.engine.hash());
+        let Ok(command) = command::decode(&payload) else { return Ok(()) };
+        let Some((_, outcome)) = applied.outcomes.pop() else { return Ok(()) };
+        let changed = self.engine.data_hash() != before;
+        if let Some(session) = command.session {
+            self.exactly_once.observe(index, &session, &outcome, changed)?;
+        }
+        for op in command.ops() {
+            let (Op::Put { key, .. } | Op::Delete { key } | Op::CompareAndSwap { key, .. }) = op;
+            let value = match self.engine.get(key.as_bytes(), ReadTier::All) {
+                Ok(Lookup::Found(value)) => Some(value),
+                _ => None,
+            };
+            let past = self.values.entry(Bytes::copy_from_slice(key.as_bytes())).or_default();
+            past.push((index, value));
+        }
+        self.outcomes.insert(index, outcome);
+        Ok(())
+    }
+
+    /// Hash of the state after an entry.
+    pub fn hash_at(&self, index: u64) -> Option<u64> {
+        match index.checked_sub(1) {
+            None => Some(0),
+            Some(at) => self.hashes.get(usize::try_from(at).expect("64-bit machine")).copied(),
+        }
+    }
+
+    /// What the command at an index answered.
+    pub fn outcome(&self, index: u64) -> Option<&Outcome> {
+        self.outcomes.get(&index)
+    }
+
+    /// Everything that a key has held, with the index from which on; nothing before the first.
+    pub fn values(&self, stored_key: &[u8]) -> &[(u64, Option<Bytes>)] {
+        self.values.get(stored_key).map_or(&[], Vec::as_slice)
+    }
+}

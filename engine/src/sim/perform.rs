@@ -1,0 +1,449 @@
+//! What the driver does with the effects of a core, on simulated disks, threads and networks.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use net::frame::FrameDecoder;
+use net::peer::{GroupMessage, PeerEncoder, decode_messages};
+use raft::{FetchId, Index, LogReadError};
+use wal::disk::sim::SimDone;
+use wal::{ReadPlan, SegmentTask, WriteBatch};
+
+use super::network::Fate;
+use super::oracle::Verdict;
+use super::plan::MS;
+use super::store::Image;
+use super::trace::note;
+use super::world::{Happening, Place, World};
+use crate::convert;
+use crate::core::{
+    ApplyBatch, Effect, Event, Installed, Origin, ReadTask, ReceivedSnapshot, ReplicaId, SnapshotOffer,
+};
+use crate::placement;
+use crate::store::{ReadTier, StorageEngine};
+use net::protocol::Reply;
+
+/// A job of the apply thread.
+pub enum Job {
+    /// Apply entries.
+    Apply(Vec<ApplyBatch>),
+    /// Replace a state machine by a snapshot.
+    Install(ReplicaId, ReceivedSnapshot),
+    /// Open an empty state machine.
+    Create(ReplicaId, u64),
+    /// Drop one for good.
+    Destroy(ReplicaId, u64),
+}
+
+/// A job of another thread, which may end after the process that began it.
+pub enum Task {
+    /// Read entries back from the log.
+    ReadWal { replica: ReplicaId, fetch: FetchId, plan: ReadPlan },
+    /// Read what memory did not have.
+    Read(ReadTask),
+    /// Tell how far a state machine is durable.
+    Durable { replica: ReplicaId, flush: bool },
+    /// Take a snapshot and keep it.
+    Take { replica: ReplicaId },
+    /// Begin to send a snapshot.
+    Send { replica: ReplicaId, offer: SnapshotOffer },
+    /// A snapshot has crossed the network.
+    Arrive { replica: ReplicaId, offer: SnapshotOffer, image: Arc<Image> },
+}
+
+impl World {
+    /// Carries one effect out.
+    pub(super) fn perform(&mut self, place: Place, effect: Effect) -> Verdict {
+        match effect {
+            Effect::Reply { origin, reply } => return self.reply(place, origin, reply),
+            Effect::Forward { core, connection, request } => {
+                let own = u32::try_from(place.core).expect("few cores");
+                let origin = Origin { core: own, connection };
+                self.mesh(place, core, Event::Request { origin, request });
+            }
+            Effect::Send { node, core, messages } => self.send(place, node, core, messages),
+            Effect::WriteWal(batch) => self.write_wal(place, batch),
+            Effect::Segment(task) => self.run_segment_task(place, task),
+            Effect::ReadWal { replica, fetch, plan } => {
+                self.task(place, 20_000, 5 * MS, Task::ReadWal { replica, fetch, plan });
+            }
+            Effect::Apply(batches) => self.lane(place, Job::Apply(batches)),
+            Effect::Read(task) => self.task(place, 20_000, 2 * MS, Task::Read(task)),
+            Effect::QueryDurable { replica, flush, .. } => {
+                self.task(place, 10_000, 20 * MS, Task::Durable { replica, flush });
+            }
+            Effect::TakeSnapshot { replica, .. } => self.task(place, MS, 100 * MS, Task::Take { replica }),
+            Effect::SendSnapshot { replica, offer, .. } => {
+                self.task(place, MS, 100 * MS, Task::Send { replica, offer });
+            }
+            Effect::InstallSnapshot { replica, snapshot, .. } => {
+                self.lane(place, Job::Install(replica, snapshot));
+            }
+            Effect::DropSnapshot { snapshot } => {
+                let key = snapshot.place.to_string_lossy().into_owned();
+                self.nodes[place.node].received.remove(&key);
+            }
+            Effect::CreateReplica { replica, generation } => {
+                self.lane(place, Job::Create(replica, generation));
+            }
+            Effect::DestroyReplica { replica, generation, .. } => {
+                self.lane(place, Job::Destroy(replica, generation));
+            }
+            Effect::Publish(status) => {
+                for core in 0..self.nodes[place.node].cores.len() {
+                    if core != place.core {
+                        let core = u32::try_from(core).expect("few cores");
+                        self.mesh(place, core, Event::Sibling(status.clone()));
+                    }
+                }
+            }
+            Effect::Stopped => {}
+        }
+        Ok(())
+    }
+
+    /// Hands something to another core of the same node. The mesh keeps its order.
+    fn mesh(&mut self, place: Place, core: u32, event: Event) {
+        let to = Place { core: usize::try_from(core).expect("64-bit machine"), ..place };
+        self.after(5_000, Happening::Local(to, Box::new(event)));
+    }
+
+    fn reply(&mut self, place: Place, origin: Origin, reply: Reply) -> Verdict {
+        let own = u32::try_from(place.core).expect("few cores");
+        self.check_reply(place, &reply)?;
+        if origin.core != own {
+            self.mesh(place, origin.core, Event::Forwarded { connection: origin.connection, reply });
+            return Ok(());
+        }
+        let Ok(client) = usize::try_from(origin.connection.0) else { return Ok(()) };
+        if let Some(delay) = self.network.client_delay() {
+            self.after(delay, Happening::Answer { client, reply: Box::new(reply) });
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, place: Place, node: u64, core: u32, messages: Vec<GroupMessage>) {
+        let to = (usize::try_from(node - 1).expect("few nodes"), usize::try_from(core).expect("few cores"));
+        let from = (place.node, place.core);
+        match self.network.fate(from, to, self.now) {
+            Fate::Lost { reported } => {
+                if reported {
+                    let lost = Event::PeerLost { node };
+                    self.after(MS, Happening::Local(place, Box::new(lost)));
+                }
+            }
+            Fate::Arrives(mut arrivals) => {
+                let last = arrivals.pop().expect("at least once");
+                for at in arrivals {
+                    self.at(at, Happening::Deliver { to, from, messages: messages.clone() });
+                }
+                self.at(last, Happening::Deliver { to, from, messages });
+            }
+        }
+    }
+
+    /// A frame arrives.
+    pub(super) fn on_deliver(
+        &mut self,
+        to: (usize, usize),
+        from: (usize, usize),
+        messages: Vec<GroupMessage>,
+    ) {
+        if !self.nodes[to.0].up || self.network.is_cut(from.0, to.0) {
+            return;
+        }
+        for message in &messages {
+            note!(
+                self.now,
+                self.nodes[to.0].id,
+                u32::try_from(to.1).expect("few"),
+                kind(message),
+                group = message.group,
+                from = message.from,
+                term = message.term,
+                to = message.to
+            );
+        }
+        let messages = self.network.carry(messages);
+        let place = self.place(to.0, to.1);
+        let core = u32::try_from(from.1).expect("few cores");
+        self.push(place, Event::Peer { node: self.nodes[from.0].id, core, messages });
+    }
+
+    fn write_wal(&mut self, place: Place, batch: WriteBatch) {
+        let now = self.now;
+        self.nodes[place.node].cores[place.core].disk.write(batch, now);
+        self.watch_disk(place);
+    }
+
+    /// Begins work on a segment.
+    pub(super) fn run_segment_task(&mut self, place: Place, task: SegmentTask) {
+        let now = self.now;
+        self.nodes[place.node].cores[place.core].disk.run_segment_task(task, now);
+        self.watch_disk(place);
+    }
+
+    /// Sees to it that the disk is looked at when it has something.
+    fn watch_disk(&mut self, place: Place) {
+        let slot = &mut self.nodes[place.node].cores[place.core];
+        let Some(due) = slot.disk.next_completion_ns() else { return };
+        if slot.disk_due.is_none_or(|planned| due < planned) {
+            slot.disk_due = Some(due);
+            self.at(due, Happening::Disk(place));
+        }
+    }
+
+    /// The disk has finished something.
+    pub(super) fn on_disk(&mut self, place: Place) {
+        let now = self.now;
+        self.nodes[place.node].cores[place.core].disk_due = None;
+        while let Some(done) = self.nodes[place.node].cores[place.core].disk.poll_done(now) {
+            match done {
+                SimDone::Written(batch) => self.push(place, Event::WalWritten { batch }),
+                SimDone::Segment(task) => self.push(place, Event::SegmentDone { task }),
+                // The driver tries again after half a second.
+                SimDone::SegmentFailed(task) => self.after(500 * MS, Happening::Segment(place, task)),
+            }
+        }
+        self.watch_disk(place);
+    }
+
+    fn task(&mut self, place: Place, fastest: u64, slowest: u64, task: Task) {
+        let delay = self.streams.store.between(fastest, slowest);
+        self.after(delay, Happening::Task(place, Box::new(task)));
+    }
+
+    fn lane(&mut self, place: Place, job: Job) {
+        let (fastest, slowest) = self.setup.plan.store.apply;
+        let slot = &mut self.nodes[place.node].cores[place.core];
+        let at = slot.lane_free_at.max(self.now) + self.streams.store.between(fastest, slowest);
+        slot.lane_free_at = at;
+        slot.lane.push_back(job);
+        self.at(at, Happening::Lane(place));
+    }
+
+    /// The apply thread finishes its next job.
+    pub(super) fn on_lane(&mut self, place: Place) -> Verdict {
+        let slot = &mut self.nodes[place.node].cores[place.core];
+        let event = match slot.lane.pop_front().expect("one job per happening") {
+            Job::Apply(batches) => self.apply(place, batches)?,
+            Job::Install(replica, snapshot) => self.install(place, replica, &snapshot)?,
+            Job::Create(replica, generation) => {
+                slot.engines.remove(&(replica.shard, generation));
+                let hosted = slot.host(&self.setup, replica, generation, &mut self.streams.store);
+                Event::ReplicaCreated { replica, engine: crate::core::Engine(hosted.engine.clone()) }
+            }
+            Job::Destroy(replica, generation) => {
+                slot.hosted.remove(&replica);
+                slot.snapshots.remove(&(replica.shard, generation));
+                if let Some(engine) = slot.engines.remove(&(replica.shard, generation)) {
+                    engine.destroy().expect("it was there");
+                }
+                return Ok(());
+            }
+        };
+        // The core hears of it a little later than readers can see it.
+        let delay = self.streams.store.between(1_000, 100_000);
+        self.after(delay, Happening::Local(place, Box::new(event)));
+        Ok(())
+    }
+
+    fn apply(
+        &mut self,
+        place: Place,
+        batches: Vec<ApplyBatch>,
+    ) -> Result<Event, raft::testing::checker::Violation> {
+        let node = self.nodes[place.node].id;
+        let slot = &mut self.nodes[place.node].cores[place.core];
+        let mut done = Vec::with_capacity(batches.len());
+        for batch in batches {
+            let hosted =
+                slot.hosted.get_mut(&batch.replica).expect("a machine for every replica of the core");
+            let result = hosted.machine.apply(&batch.entries).unwrap_or_else(|error| {
+                panic!("node {node} cannot apply to shard {}: {error}", batch.replica.shard)
+            });
+            let index = result.applied.index;
+            self.oracle.observe_state(node, batch.replica.shard, index, hosted.engine.hash())?;
+            done.push(batch.done(index, hosted.machine.clock_ms(), result.outcomes));
+        }
+        Ok(Event::Applied(done))
+    }
+
+    fn install(
+        &mut self,
+        place: Place,
+        replica: ReplicaId,
+        snapshot: &ReceivedSnapshot,
+    ) -> Result<Event, raft::testing::checker::Violation> {
+        let node = &mut self.nodes[place.node];
+        let key = snapshot.place.to_string_lossy().into_owned();
+        let image = node.received.remove(&key);
+        let fails = !self.healed && self.streams.store.chance(self.setup.plan.store.install_fails);
+        let slot = &mut node.cores[place.core];
+        let hosted = slot.hosted.get_mut(&replica);
+        let (Some(image), Some(hosted), false) = (image, hosted, fails) else {
+            return Ok(Event::SnapshotInstalled { replica, result: Err(()) });
+        };
+        note!(
+            self.now,
+            node.id,
+            u32::try_from(place.core).expect("few"),
+            "install snapshot",
+            shard = replica.shard,
+            index = image.applied.index,
+            term = image.applied.term
+        );
+        hosted.engine.install(&image);
+        let shared: Arc<dyn StorageEngine> = hosted.engine.clone();
+        hosted.machine = super::open_machine(shared, &snapshot.meta.conf_state);
+        self.counts.snapshots_installed += 1;
+        self.oracle.observe_snapshot(node.id, replica.shard, image.applied.index, hosted.engine.hash())?;
+        let installed = Installed { applied: Index(image.applied.index), time_ms: hosted.machine.clock_ms() };
+        Ok(Event::SnapshotInstalled { replica, result: Ok(installed) })
+    }
+
+    /// Another thread finishes its task.
+    pub(super) fn on_task(&mut self, place: Place, task: Task) -> Verdict {
+        if let Task::Arrive { replica, offer, image } = task {
+            self.on_arrival(place, replica, offer, &image);
+            return Ok(());
+        }
+        if !self.is_current(place) {
+            return Ok(());
+        }
+        let slot = &mut self.nodes[place.node].cores[place.core];
+        let event = match task {
+            Task::ReadWal { replica, fetch, plan } => {
+                let result = match plan.decode(&slot.disk.read(&plan)) {
+                    Ok(entries) => Ok(entries.into_iter().map(convert::raft_entry).collect()),
+                    Err(_) => Err(LogReadError::Unavailable),
+                };
+                Event::EntriesRead { replica, fetch, result }
+            }
+            Task::Read(task) => {
+                Event::Read(task.run(ReadTier::All).expect("reading everything always answers"))
+            }
+            Task::Durable { replica, flush } => {
+                let Some(hosted) = slot.hosted.get(&replica) else { return Ok(()) };
+                if flush {
+                    hosted.engine.flush().expect("a simulated engine always can");
+                }
+                let durable = hosted.engine.applied_durable().expect("a live engine");
+                Event::Durable { replica, index: Index(durable.index) }
+            }
+            Task::Take { replica } => match self.take_snapshot(place, replica)? {
+                Some(image) => Event::SnapshotTaken { replica, index: Some(Index(image.applied.index)) },
+                None => Event::SnapshotTaken { replica, index: None },
+            },
+            Task::Send { replica, offer } => return self.begin_transfer(place, replica, offer),
+            Task::Arrive { .. } => unreachable!("handled above"),
+        };
+        self.push(place, event);
+        Ok(())
+    }
+
+    fn take_snapshot(
+        &mut self,
+        place: Place,
+        replica: ReplicaId,
+    ) -> Result<Option<Arc<Image>>, raft::testing::checker::Violation> {
+        let node = &mut self.nodes[place.node];
+        let slot = &mut node.cores[place.core];
+        let Some(hosted) = slot.hosted.get(&replica) else { return Ok(None) };
+        let image = Arc::new(hosted.engine.image());
+        self.oracle.observe_snapshot(node.id, replica.shard, image.applied.index, image.hash)?;
+        slot.snapshots.insert((replica.shard, hosted.generation), image.clone());
+        Ok(Some(image))
+    }
+
+    fn begin_transfer(&mut self, place: Place, replica: ReplicaId, offer: SnapshotOffer) -> Verdict {
+        let slot = &self.nodes[place.node].cores[place.core];
+        let kept = slot
+            .hosted
+            .get(&replica)
+            .and_then(|hosted| slot.snapshots.get(&(replica.shard, hosted.generation)).cloned());
+        let image = match kept.filter(|image| image.applied.index >= offer.index_min) {
+            Some(image) => Some(image),
+            None => self.take_snapshot(place, replica)?,
+        };
+        match image.filter(|image| image.applied.index >= offer.index_min) {
+            Some(image) => {
+                let (fastest, slowest) = self.setup.plan.store.transfer;
+                self.task(place, fastest, slowest, Task::Arrive { replica, offer, image });
+            }
+            None => self.push(place, Event::SnapshotSent { replica, to: offer.to, sent: false }),
+        }
+        Ok(())
+    }
+
+    fn on_arrival(&mut self, place: Place, replica: ReplicaId, offer: SnapshotOffer, image: &Arc<Image>) {
+        let to = usize::try_from(offer.node - 1).expect("few nodes");
+        let fails = !self.healed && self.streams.store.chance(self.setup.plan.store.transfer_fails);
+        let arrives = self.nodes[to].up && !self.network.is_cut(place.node, to) && !fails;
+        if arrives {
+            let receiver = self.place(to, usize::try_from(offer.core).expect("few cores"));
+            let name = format!("{}-{}-{}-{}", offer.to, image.applied.index, image.applied.term, self.now);
+            let meta = super::store::snapshot_meta(image, &self.setup.founders);
+            let snapshot = ReceivedSnapshot { shard: offer.shard, meta, place: PathBuf::from(&name) };
+            self.nodes[to].received.insert(name, image.clone());
+            let event =
+                Event::SnapshotReceived { from: offer.from, to: offer.to, term: offer.term, snapshot };
+            self.push(receiver, event);
+        }
+        if self.is_current(place) {
+            self.push(place, Event::SnapshotSent { replica, to: offer.to, sent: arrives });
+        }
+    }
+
+    /// Holds an answer against what is known to be true.
+    fn check_reply(&self, place: Place, reply: &Reply) -> Verdict {
+        let Some(asked) = self.workload.asked(reply.id) else { return Ok(()) };
+        let own = u32::try_from(place.core).expect("few cores");
+        // The core that only passes an answer on says nothing by itself.
+        if placement::core_of(asked.shard, self.setup.plan.cores) != own {
+            return Ok(());
+        }
+        asked.check(&self.oracle, self.nodes[place.node].id, reply)
+    }
+}
+
+/// A message's name.
+fn kind(message: &GroupMessage) -> &'static str {
+    use net::peer::GroupBody as Body;
+    match message.body {
+        Body::PreVote { .. } => "pre-vote?",
+        Body::PreVoteResponse { granted: true } => "pre-vote yes",
+        Body::PreVoteResponse { granted: false } => "pre-vote no",
+        Body::Vote { .. } => "vote?",
+        Body::VoteResponse { granted: true } => "vote yes",
+        Body::VoteResponse { granted: false } => "vote no",
+        Body::Append { ref entries, .. } if entries.is_empty() => "append (probe)",
+        Body::Append { .. } => "append",
+        Body::AppendResponse { .. } => "appended",
+        Body::Heartbeat { .. } => "heartbeat",
+        Body::HeartbeatResponse { .. } => "heartbeat echo",
+        Body::ReadIndex { .. } => "read index?",
+        Body::ReadIndexResponse { .. } => "read index",
+        Body::TimeoutNow => "timeout now",
+        Body::Join => "join",
+        Body::Invite => "invite",
+        Body::Gone => "gone",
+        Body::Sleep { .. } => "sleep",
+    }
+}
+
+/// Messages as they come out of the other end of a wire.
+pub fn through_the_codec(messages: Vec<GroupMessage>) -> Vec<GroupMessage> {
+    let mut out = BytesMut::new();
+    let mut encoder = PeerEncoder::new(1 << 20, 32 << 20);
+    encoder.messages(&messages, &mut out).expect("messages fit a frame");
+    let mut decoder = FrameDecoder::new(0, u32::MAX);
+    decoder.feed(&out);
+    let mut arrived = Vec::with_capacity(messages.len());
+    while let Some(frame) = decoder.next_frame().expect("a frame of our own") {
+        decode_messages(&frame, &mut arrived).expect("a message of our own");
+    }
+    assert_eq!(arrived, messages, "what was sent is what arrives");
+    arrived
+}
