@@ -16,7 +16,7 @@ use wal::disk::dma::OpenError;
 use wal::{RecoveryMode, WalConfig};
 
 mod open;
-mod replicas;
+pub(crate) mod replicas;
 mod signals;
 
 use crate::bootstrap::Decision;

@@ -17,6 +17,7 @@ mod chaos;
 mod client;
 mod clock;
 mod convergence;
+mod harm;
 pub mod history;
 mod network;
 mod node;

@@ -4,9 +4,6 @@
 #[allow(dead_code, unused_imports)] // each test binary uses its own part
 #[path = "harness/harness.rs"]
 mod harness;
-#[allow(dead_code, unused_imports)]
-#[path = "history/history.rs"]
-mod history;
 
 use std::collections::BTreeSet;
 use std::fs;

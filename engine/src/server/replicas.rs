@@ -11,11 +11,11 @@ use crate::identity::Stage;
 use crate::replica_id::FOUNDING;
 
 /// A replica of this core, by shard and generation.
-pub(super) type Held = (u32, u64);
+pub(crate) type Held = (u32, u64);
 
 /// What was found.
 #[derive(Debug)]
-pub(super) struct Found<'a> {
+pub(crate) struct Found<'a> {
     pub stage: Stage,
     /// The shards that the first placement gives this core.
     pub placed: &'a [u32],
@@ -29,7 +29,7 @@ pub(super) struct Found<'a> {
 
 /// What to do.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Plan {
+pub(crate) struct Plan {
     /// The generation of each shard's replica; the founders' streams may have to be made yet.
     pub held: BTreeMap<u32, u64>,
     /// Shards that get a fresh replica.

@@ -189,7 +189,11 @@ impl World {
         let one = self.some_node();
         for node in 0..self.nodes.len() {
             if self.nodes[node].up && (all || node == one) {
+                let may_harm = node == one && self.may_lose(node);
                 self.crash(node);
+                if may_harm {
+                    self.harm(node);
+                }
                 self.ends_after(self.setup.plan.crashes.down, Chaos::Restart(node));
             }
         }

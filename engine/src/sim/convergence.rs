@@ -80,6 +80,9 @@ impl World {
             let Some(replica) = replica_of(node).filter(|replica| replica.raft.id() == *id) else {
                 return Some(format!("shard {shard} counts on {id}, which node {} does not have", node + 1));
             };
+            if self.lost.contains(&(shard, id.0)) {
+                return Some(format!("shard {shard} counts on {id}, whose data are lost"));
+            }
             if replica.raft.applied() != committed {
                 let applied = replica.raft.applied();
                 return Some(format!(
@@ -87,6 +90,9 @@ impl World {
                 ));
             }
         }
-        None
+        let is_member =
+            |id: &raft::NodeId| conf_state.voters.contains(id) || conf_state.learners.contains(id);
+        let strangers = (0..self.nodes.len()).filter_map(replica_of).map(|replica| replica.raft.id());
+        strangers.filter(|id| !is_member(id)).map(|id| format!("{id} is no member of shard {shard}")).next()
     }
 }

@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
+use raft::mutation::{self, Mutation};
 use raft::{ConfState, Index, Nanos, Term};
-use wal::disk::sim::SimDisk;
-use wal::{Recovered, Wal, WalConfig};
+use wal::disk::sim::{SimDisk, SimDone};
+use wal::{Recovered, RecoveryMode, StreamId, StreamState, Wal, WalConfig};
 
 use super::clock::Clock;
 use super::open_machine;
@@ -14,11 +15,13 @@ use super::plan::Plan;
 use super::rng::Rng;
 use super::store::{Image, SimEngine};
 use crate::core::{Core, CoreConfig, Event, ReplicaId, ReplicaSeed};
+use crate::identity::{Stage, Standing, StoreId};
 use crate::machine::Machine;
 use crate::placement;
 use crate::replica_id;
+use crate::server::replicas::{Found, Plan as Replicas};
 use crate::store::StorageEngine;
-use net::map::ClusterMap;
+use net::map::{ClusterMap, ShardInfo};
 
 /// A replica of the running process.
 pub struct Hosted {
@@ -56,6 +59,27 @@ pub struct CoreSlot {
     pub disk_due: Option<u64>,
 }
 
+/// What a data directory says of its node.
+pub struct Directory {
+    /// Its name.
+    pub store: StoreId,
+    /// How far it has come.
+    pub stage: Stage,
+    /// The directory of every node when the cluster was founded.
+    pub founders: BTreeMap<u64, StoreId>,
+}
+
+impl Directory {
+    /// What its node tells others of it.
+    pub fn standing(&self) -> Standing {
+        Standing { store: self.store, settled: self.stage != Stage::New, founders: self.founders.clone() }
+    }
+}
+
+fn stream(shard: u32, generation: u64) -> StreamId {
+    StreamId(replica_id::stream_id(shard, generation))
+}
+
 /// A node.
 pub struct Node {
     /// Its id.
@@ -64,6 +88,8 @@ pub struct Node {
     pub clock: Clock,
     /// Its cores.
     pub cores: Vec<CoreSlot>,
+    /// What its data directory says of it.
+    pub directory: Directory,
     /// Whether the process runs.
     pub up: bool,
     /// Counts processes: what belongs to a former one is dropped.
@@ -78,11 +104,16 @@ pub struct Setup {
     pub plan: Plan,
     /// The cluster map.
     pub map: ClusterMap,
-    /// The members a group begins with.
-    pub founders: ConfState,
+    /// The members each group begins with, the meta shard's first.
+    pub founders: Vec<ConfState>,
 }
 
 impl Setup {
+    /// The members that a shard begins with.
+    pub fn founders(&self, shard: u32) -> &ConfState {
+        &self.founders[usize::try_from(shard).expect("few shards")]
+    }
+
     /// The settings of a core.
     pub fn core_config(&self, node: u64, core: u32) -> CoreConfig {
         let plan = &self.plan;
@@ -106,9 +137,10 @@ impl Setup {
         }
     }
 
-    fn wal_config(&self, node: u64, core: u32) -> WalConfig {
+    /// The settings of a core's log.
+    pub fn wal_config(&self, node: u64, core: u32) -> WalConfig {
         let core = u16::try_from(core).expect("few cores");
-        WalConfig { node_id: node, core, ..self.plan.wal.clone() }
+        WalConfig { node_id: node, core, recovery_mode: RecoveryMode::Quarantine, ..self.plan.wal.clone() }
     }
 }
 
@@ -129,33 +161,117 @@ impl CoreSlot {
         }
     }
 
-    /// Recovers the log and starts the machine, as a process does.
-    fn start(&mut self, setup: &Setup, node: u64, core: u32, rng: &mut Rng) {
+    /// Recovers the log, opens what it knows, begins what was lost anew, and starts the machine: as a process does.
+    fn start(&mut self, setup: &Setup, node: u64, core: u32, stage: Stage, rng: &mut Rng) {
         let config = setup.wal_config(node, core);
         let recovered = if self.disk.files().next().is_none() {
             Recovered::empty(rng.next())
         } else {
             self.disk.recover(&config).unwrap_or_else(|error| panic!("node {node} cannot recover: {error}"))
         };
+        let mut plan = self.plan(setup, node, core, stage, &recovered);
+        let mut wal = Wal::new(config, recovered);
+        for (shard, generation) in &plan.forgotten {
+            wal.remove(stream(*shard, *generation));
+        }
+        for held in plan.set_aside.iter().chain(&plan.leftovers) {
+            self.drop_replica(*held);
+        }
         let mut seeds = Vec::new();
-        for info in &setup.map.shards {
-            if placement::core_of(info.id, setup.plan.cores) == core {
-                let generation = replica_id::FOUNDING;
-                let incarnation = u64::try_from(seeds.len()).expect("few") + 1;
-                let replica = ReplicaId { shard: info.id, incarnation };
-                seeds.push(self.open(setup, replica, generation, rng));
+        for (shard, generation) in std::mem::take(&mut plan.held) {
+            let first = wal.first_index(stream(shard, generation));
+            let engine = self.engines.get(&(shard, generation));
+            let applied = engine.map_or(0, |engine| engine.applied().expect("a live engine").index);
+            if wal.contains(stream(shard, generation)) && applied + 1 < first {
+                wal.remove(stream(shard, generation));
+                self.drop_replica((shard, generation));
+                plan.fresh.insert(shard);
+            } else {
+                seeds.push(self.open(setup, seeds.len(), shard, generation, rng));
             }
         }
-        let wal = Wal::new(config, recovered);
+        for shard in plan.fresh {
+            let generation = match mutation::active(Mutation::ReuseRaftId) {
+                true => replica_id::FOUNDING,
+                false => replica_id::generation_from(rng.next()),
+            };
+            seeds.push(self.open(setup, seeds.len(), shard, generation, rng));
+        }
+        for seed in &seeds {
+            if !wal.contains(stream(seed.shard, seed.generation)) {
+                wal.set_state(stream(seed.shard, seed.generation), StreamState::default());
+            }
+        }
+        self.flush(&mut wal);
         let machine = Core::new(setup.core_config(node, core), setup.map.clone(), wal, seeds, rng.next());
         self.running = Some(machine.expect("the configuration is valid"));
     }
 
-    fn open(&mut self, setup: &Setup, replica: ReplicaId, generation: u64, rng: &mut Rng) -> ReplicaSeed {
-        let hosted = self.host(setup, replica, generation, rng);
+    fn plan(&self, setup: &Setup, node: u64, core: u32, stage: Stage, recovered: &Recovered) -> Replicas {
+        let here = |info: &&ShardInfo| {
+            placement::core_of(info.id, setup.plan.cores) == core
+                && info.replicas.iter().any(|it| it.node == node)
+        };
+        let placed: Vec<u32> = setup.map.shards.iter().filter(here).map(|info| info.id).collect();
+        let damaged: Vec<(u32, u64)> = recovered
+            .damage
+            .iter()
+            .flat_map(|damage| damage.streams.iter().map(|stream| replica_id::of_stream(stream.0)))
+            .collect();
+        let streams: Vec<(u32, u64)> = recovered
+            .streams()
+            .map(|stream| replica_id::of_stream(stream.0))
+            .filter(|held| !damaged.contains(held))
+            .collect();
+        let folders: Vec<(u32, u64)> = self.engines.keys().copied().collect();
+        let is_damaged = !recovered.damage.is_empty();
+        Replicas::of(&Found {
+            stage,
+            placed: &placed,
+            streams: &streams,
+            damaged: is_damaged.then_some(damaged.as_slice()),
+            folders: &folders,
+        })
+    }
+
+    fn drop_replica(&mut self, held: (u32, u64)) {
+        self.engines.remove(&held);
+        self.snapshots.remove(&held);
+    }
+
+    /// Writes all that is queued and waits for it: nothing else runs yet. A full disk would keep the node from starting.
+    fn flush(&mut self, wal: &mut Wal) {
+        self.disk.set_full(false);
+        while wal.flushed_lsn() < wal.end_lsn() {
+            while let Some(task) = wal.poll_segment_task() {
+                self.disk.run_segment_task(task, 0);
+            }
+            while let Some(batch) = wal.poll_write() {
+                self.disk.write(batch, 0);
+            }
+            while let Some(done) = self.disk.poll_done(u64::MAX) {
+                match done {
+                    SimDone::Written(batch) => drop(wal.on_written(batch)),
+                    SimDone::Segment(task) => wal.on_segment_task_done(task),
+                    SimDone::SegmentFailed(task) => panic!("a disk with room cannot do {task:?}"),
+                }
+            }
+        }
+    }
+
+    fn open(
+        &mut self,
+        setup: &Setup,
+        before: usize,
+        shard: u32,
+        generation: u64,
+        rng: &mut Rng,
+    ) -> ReplicaSeed {
+        let incarnation = u64::try_from(before).expect("few") + 1;
+        let hosted = self.host(setup, ReplicaId { shard, incarnation }, generation, rng);
         let applied = hosted.machine.applied();
         ReplicaSeed {
-            shard: replica.shard,
+            shard,
             generation,
             engine: hosted.engine.clone(),
             applied: Index(applied.index),
@@ -170,7 +286,7 @@ impl CoreSlot {
         let engine = self.engines.entry((replica.shard, generation));
         let engine = engine.or_insert_with(|| Arc::new(SimEngine::new(cold, rng.fork()))).clone();
         let shared: Arc<dyn StorageEngine> = engine.clone();
-        let machine = open_machine(shared, &setup.founders);
+        let machine = open_machine(shared, setup.founders(replica.shard));
         self.hosted.entry(replica).or_insert(Hosted { engine, machine, generation })
     }
 
@@ -199,6 +315,11 @@ impl Node {
             id,
             clock: Clock::new(clocks, plan.time.drift_ppm, plan.time.skew_ms),
             cores: (0..plan.cores).map(|_| CoreSlot::new(plan, disks)).collect(),
+            directory: Directory {
+                store: StoreId(disks.next()),
+                stage: Stage::New,
+                founders: BTreeMap::new(),
+            },
             up: false,
             life: 0,
             received: BTreeMap::new(),
@@ -212,8 +333,16 @@ impl Node {
         self.life += 1;
         self.clock.start(now);
         for (core, slot) in (0..).zip(&mut self.cores) {
-            slot.start(setup, self.id, core, rng);
+            slot.start(setup, self.id, core, self.directory.stage, rng);
         }
+        self.directory.stage = Stage::Running;
+    }
+
+    /// All its disks are replaced by empty ones.
+    pub fn wipe(&mut self, plan: &Plan, rng: &mut Rng) {
+        self.directory =
+            Directory { store: StoreId(rng.next()), stage: Stage::New, founders: BTreeMap::new() };
+        self.cores = (0..plan.cores).map(|_| CoreSlot::new(plan, rng)).collect();
     }
 
     /// The process dies, or the power fails: to the disks it is the same.

@@ -68,9 +68,9 @@ pub struct Oracle {
 }
 
 impl Oracle {
-    /// Nothing has happened yet, in a cluster of so many shards (the meta shard included).
-    pub fn new(shards: u32, founders: &ConfState) -> Oracle {
-        let shard = |_| Shard {
+    /// Nothing has happened yet, in a cluster of shards with these first members (the meta shard's first).
+    pub fn new(founders: &[ConfState]) -> Oracle {
+        let shard = |founders| Shard {
             election: ElectionSafety::default(),
             matching: LogMatching::default(),
             completeness: LeaderCompleteness::default(),
@@ -78,7 +78,7 @@ impl Oracle {
             reference: reference::Reference::new(founders),
             equality: state_equality::StateEquality::default(),
         };
-        Oracle { shards: (0..shards).map(shard).collect(), seen: HashMap::new() }
+        Oracle { shards: founders.iter().map(shard).collect(), seen: HashMap::new() }
     }
 
     fn shard(&self, shard: u32) -> &Shard {

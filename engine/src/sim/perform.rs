@@ -384,7 +384,7 @@ impl World {
         if arrives {
             let receiver = self.place(to, usize::try_from(offer.core).expect("few cores"));
             let name = format!("{}-{}-{}-{}", offer.to, image.applied.index, image.applied.term, self.now);
-            let meta = super::store::snapshot_meta(image, &self.setup.founders);
+            let meta = super::store::snapshot_meta(image, self.setup.founders(offer.shard));
             let snapshot = ReceivedSnapshot { shard: offer.shard, meta, place: PathBuf::from(&name) };
             self.nodes[to].received.insert(name, image.clone());
             let event =

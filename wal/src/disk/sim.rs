@@ -192,6 +192,17 @@ impl SimDisk {
         }
     }
 
+    /// Writes one block of a file over another, as a disk does that misdirects a write; both are counted in bytes from
+    /// the file's start and rounded down to blocks.
+    pub fn misdirect(&mut self, segment: SegmentId, from: usize, to: usize) {
+        let (from, to) = (from / BLOCK_BYTES * BLOCK_BYTES, to / BLOCK_BYTES * BLOCK_BYTES);
+        if let Some(file) = self.files.get_mut(&segment)
+            && from.max(to) + BLOCK_BYTES <= file.len()
+        {
+            file.copy_within(from..from + BLOCK_BYTES, to);
+        }
+    }
+
     /// Loses a whole file.
     pub fn lose_file(&mut self, segment: SegmentId) {
         self.files.remove(&segment);

@@ -60,6 +60,7 @@ impl Mirror {
             let entry = self.entries.pop_front().expect("the base is inside");
             (self.base, self.base_term) = (entry.index.0, entry.term);
         }
+        self.base_term = Term(log.term(stream, base).unwrap_or(self.base_term.0));
         let mut kept = self.last().min(last);
         while kept > base && log.term(stream, kept).ok().map(Term) != self.term(kept) {
             kept -= 1;

@@ -1,0 +1,92 @@
+//! Disks that lose what was flushed: whole nodes wiped, and damage in the middle of a log. Only where the others can
+//! make up for it: of no group more than one member is ever lost at a time, and never more than a minority.
+
+use raft::{ConfState, NodeId};
+
+use super::trace::note;
+use super::world::World;
+use crate::replica_id;
+
+impl World {
+    /// Whether a node may lose its data now: every group has a leader, no group counts on a replica that was lost before,
+    /// and all groups have a majority without this node.
+    pub(super) fn may_lose(&self, node: usize) -> bool {
+        let id = self.nodes[node].id;
+        (0..=self.setup.plan.shards).all(|shard| {
+            let Some(conf_state) = self.conf_state(shard) else { return false };
+            let whole = |voters: &[NodeId]| {
+                let lost = |voter: &&NodeId| self.lost.contains(&(shard, voter.0));
+                let here = |voter: &&NodeId| replica_id::node_of(voter.0) == id;
+                let left = voters.iter().filter(|voter| !here(voter)).count();
+                !voters.iter().any(|voter| lost(&voter)) && (voters.is_empty() || left > voters.len() / 2)
+            };
+            whole(&conf_state.voters) && whole(&conf_state.voters_outgoing)
+        })
+    }
+
+    /// The members of a group, as its leader knows them.
+    fn conf_state(&self, shard: u32) -> Option<ConfState> {
+        let core = crate::placement::core_of(shard, self.setup.plan.cores);
+        let core = usize::try_from(core).expect("few cores");
+        let replicas = self.nodes.iter().filter_map(|node| node.cores[core].running.as_ref()?.replica(shard));
+        let leaders = replicas.filter(|replica| replica.raft.is_leader());
+        leaders.max_by_key(|leader| leader.raft.term()).map(|leader| leader.raft.conf_state())
+    }
+
+    /// Perhaps costs a node that is down some of its data.
+    pub(super) fn harm(&mut self, node: usize) {
+        if self.streams.disk.chance(self.setup.plan.disk.wipe) {
+            note!(self.now, self.nodes[node].id, 0, "wipe");
+            self.counts.wiped += 1;
+            for core in 0..self.nodes[node].cores.len() {
+                self.lose_core(node, core);
+            }
+            self.nodes[node].wipe(&self.setup.plan, &mut self.streams.disk);
+        } else if self.streams.disk.chance(self.setup.plan.disk.damage) {
+            let core = self.streams.disk.index(self.nodes[node].cores.len());
+            self.damage(node, core);
+        }
+    }
+
+    /// Counts the replicas of a core as lost.
+    fn lose_core(&mut self, node: usize, core: usize) {
+        let node = &self.nodes[node];
+        let ids = node.cores[core]
+            .engines
+            .keys()
+            .map(|(shard, generation)| (*shard, replica_id::raft_id(node.id, *generation)));
+        self.lost.extend(ids);
+    }
+
+    /// Damages what was flushed, if recovery can tell that from a write that was under way at the crash. Damage to the very
+    /// end of a log cannot be told from that, which is why a log at rest is sealed.
+    fn damage(&mut self, node: usize, core: usize) {
+        let id = self.nodes[node].id;
+        let config = self.setup.wal_config(id, u32::try_from(core).expect("few cores"));
+        let rng = &mut self.streams.disk;
+        let mut disk = self.nodes[node].cores[core].disk.clone();
+        let files: Vec<_> = disk.files().map(|(segment, bytes)| (segment, bytes.len())).collect();
+        if files.is_empty() {
+            return;
+        }
+        let (segment, len) = *rng.pick(&files);
+        match rng.below(4) {
+            0 => disk.lose_file(segment),
+            1 => disk.misdirect(segment, rng.index(len), rng.index(len)),
+            _ => {
+                for _ in 0..rng.between(1, 16) {
+                    let (offset, bit) = (rng.index(len), rng.below(8));
+                    let offset = u64::try_from(offset).expect("64-bit machine");
+                    disk.flip_bit(segment, offset, u8::try_from(bit).expect("below 8"));
+                }
+            }
+        }
+        let noticed = disk.clone().recover(&config).is_ok_and(|recovered| !recovered.damage.is_empty());
+        if noticed {
+            note!(self.now, id, u32::try_from(core).expect("few"), "damage", segment = segment.0);
+            self.counts.damaged += 1;
+            self.nodes[node].cores[core].disk = disk;
+            self.lose_core(node, core);
+        }
+    }
+}
