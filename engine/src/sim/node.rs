@@ -202,6 +202,10 @@ impl CoreSlot {
                 wal.set_state(stream(seed.shard, seed.generation), StreamState::default());
             }
         }
+        for lost in wal.lost().collect::<Vec<_>>() {
+            wal.remove(lost);
+        }
+        wal.mend();
         self.flush(&mut wal);
         let machine = Core::new(setup.core_config(node, core), setup.map.clone(), wal, seeds, rng.next());
         self.running = Some(machine.expect("the configuration is valid"));

@@ -28,7 +28,7 @@ use crate::segment::{SegmentHeader, file_name, parse_file_name, parse_unfinished
 use crate::types::{BLOCK_BYTES, SegmentId};
 use crate::width::{len_of, to_u64};
 
-#[path = "dma_folder.rs"]
+#[path = "folder.rs"]
 mod folder;
 
 pub use folder::OpenError;
