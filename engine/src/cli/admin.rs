@@ -25,6 +25,8 @@ const REFUSED: u8 = 1;
 const UNKNOWN: u8 = 4;
 /// Between two looks at a shard that is waited for.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// After so long without a sign of it a change that a new leader may not know of is asked for again.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
 /// Longest wait for one answer.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
 
@@ -158,7 +160,7 @@ async fn carry_out(action: Action, change: Change) -> Result<ExitCode> {
         report(shard, &goal, accepted, None, change.access.output);
         return Ok(ExitCode::SUCCESS);
     }
-    match wait(&client, shard, &goal, deadline).await {
+    match wait(&client, shard, action, &goal, deadline).await {
         Ok(described) => {
             report(shard, &goal, accepted, Some(&described), change.access.output);
             Ok(ExitCode::SUCCESS)
@@ -185,16 +187,27 @@ async fn submit(client: &Client, shard: u32, action: Action) -> Result<AdminAcce
 async fn wait(
     client: &Client,
     shard: u32,
+    action: Action,
     goal: &Goal,
     deadline: Instant,
 ) -> Result<ShardDescription, String> {
-    let mut told = String::new();
+    let (mut asked, mut told) = (Instant::now(), String::new());
     loop {
-        let seen = match client.describe_shard(shard).await {
-            Ok(described) if goal.is_reached(&described) => return Ok(described),
-            Ok(described) => goal.distance(&described),
+        let left = deadline.saturating_duration_since(Instant::now());
+        let seen = match executor::within(left, client.describe_shard(shard)).await {
+            Some(Ok(described)) if goal.is_reached(&described) => return Ok(described),
+            Some(Ok(described)) => {
+                if goal.may_be_forgotten(&described) && asked.elapsed() >= ASK_AGAIN {
+                    // Refused where it has not been forgotten after all.
+                    let _ = executor::within(left, submit(client, shard, action)).await;
+                    asked = Instant::now();
+                }
+                goal.distance(&described)
+            }
             // A shard between two leaders answers again soon.
-            Err(error) => error.to_string(),
+            Some(Err(error)) => error.to_string(),
+            None if told.is_empty() => "the shard's leader did not answer".to_owned(),
+            None => told.clone(),
         };
         if Instant::now() + LOOK_EVERY >= deadline {
             return Err(seen);

@@ -75,9 +75,21 @@ impl Report {
         let shards: Vec<Value> = self
             .shards
             .iter()
-            .map(|shard| json!({"id": shard, "leader": self.leaders.get(shard).map(|(node, _)| node)}))
+            .map(|shard| {
+                let leader = self.leaders.get(shard).map(|(node, _)| node);
+                json!({"id": shard, "leader": leader, "members": self.members(*shard)})
+            })
             .collect();
         json!({"well": self.is_well(), "nodes": nodes, "shards": shards})
+    }
+
+    /// The nodes with a replica of a shard, as its leader says; none when there is no leader.
+    fn members(&self, shard: u32) -> Vec<u64> {
+        let leader = self.leaders.get(&shard).and_then(|(node, _)| self.nodes.get(node));
+        let of_shard = |replica: &&Value| field(replica, "shard") == u64::from(shard);
+        let told = leader.and_then(|(_, status)| replicas(status).find(of_shard));
+        let nodes = told.and_then(|replica| replica["members"].as_array());
+        nodes.into_iter().flatten().filter_map(Value::as_u64).collect()
     }
 
     fn print(&self) {
@@ -104,7 +116,10 @@ impl Report {
                 Err(error) => println!("{id:>5}  {address:<22} down: {error}"),
             }
         }
-        println!("{:>5}  {:>6} {:>6}  {:<}", "shard", "leader", "term", "applied / committed on each node");
+        println!(
+            "{:>5}  {:>6} {:>6}  {:<12}  {:<}",
+            "shard", "leader", "term", "replicas on", "applied / committed on each node"
+        );
         for shard in &self.shards {
             let (leader, term) = match self.leaders.get(shard) {
                 Some((leader, term)) => (leader.to_string(), term.to_string()),
@@ -119,7 +134,9 @@ impl Report {
                     format!("{id}: {}/{}", field(replica, "applied"), field(replica, "committed"))
                 })
                 .collect();
-            println!("{shard:>5}  {leader:>6} {term:>6}  {}", progress.join("  "));
+            let members: Vec<String> = self.members(*shard).iter().map(u64::to_string).collect();
+            let members = if members.is_empty() { "-".to_owned() } else { members.join(",") };
+            println!("{shard:>5}  {leader:>6} {term:>6}  {members:<12}  {}", progress.join("  "));
         }
     }
 }

@@ -36,6 +36,11 @@ pub async fn pause(length: Duration) {
     glommio::timer::sleep(length).await;
 }
 
+/// Does work on an executor, or drops it when it takes longer than `limit`.
+pub async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> Option<T> {
+    glommio::timer::timeout(limit, async { Ok(work.await) }).await.ok()
+}
+
 /// Runs a client's work on an executor of its own, and waits for it.
 pub fn run_client<F, W>(work: F) -> io::Result<W::Output>
 where

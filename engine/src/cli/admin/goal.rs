@@ -45,6 +45,12 @@ impl Goal {
         }
     }
 
+    /// Whether a new leader may not know that this was asked for: until a replica has joined, only the leader asked does.
+    /// Asking twice does no harm, for a node never gets two.
+    pub fn may_be_forgotten(&self, shard: &ShardDescription) -> bool {
+        matches!(*self, Goal::Votes { node } if shard.member_on(node).is_none())
+    }
+
     /// What is missing, for people.
     pub fn distance(&self, shard: &ShardDescription) -> String {
         match *self {
@@ -105,7 +111,11 @@ impl Goal {
     /// What to do when it takes too long.
     pub fn advice(&self) -> &'static str {
         match self {
-            Goal::Votes { .. } | Goal::Absent { .. } => {
+            Goal::Votes { .. } => {
+                "It goes on by itself once the node has a replica: see with `ringkv admin describe`, and that the node is \
+                 up; ask again if its replica does not appear within two minutes"
+            }
+            Goal::Absent { .. } => {
                 "It goes on by itself: look with `ringkv admin describe`, or wait longer with --timeout"
             }
             Goal::Leads { .. } => {
@@ -147,8 +157,10 @@ mod tests {
         let mut now = shard();
         assert!(!goal.is_reached(&now));
         assert_eq!(goal.distance(&now), "node 4 has no replica in the group yet");
+        assert!(goal.may_be_forgotten(&now));
         now.members.push(member(4, MemberRole::Learner));
         now.members[3].lag = 7;
+        assert!(!goal.may_be_forgotten(&now));
         assert!(!goal.is_reached(&now));
         assert_eq!(goal.distance(&now), "node 4 learns, 7 entries behind");
         now.members[3].progress = MemberProgress::Snapshot;
