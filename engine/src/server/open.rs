@@ -87,10 +87,11 @@ impl CoreSetup {
     fn plan(&self, recovered: &Recovered) -> Result<Plan, ServeError> {
         let (core, cores) = (self.mesh.core, self.config.cores());
         let node = self.config.node.id;
-        let here = |info: &&ShardInfo| {
-            placement::core_of(info.id, cores) == core && info.replicas.iter().any(|it| it.node == node)
-        };
-        let placed: Vec<u32> = self.map.shards.iter().filter(here).map(|info| info.id).collect();
+        let here = |info: &&ShardInfo| placement::core_of(info.id, cores) == core;
+        let all: Vec<&ShardInfo> = self.map.shards.iter().filter(here).collect();
+        let shards: Vec<u32> = all.iter().map(|info| info.id).collect();
+        let placed = all.iter().filter(|info| info.replicas.iter().any(|it| it.node == node));
+        let placed: Vec<u32> = placed.map(|info| info.id).collect();
         let held = |streams: &mut dyn Iterator<Item = StreamId>| -> Vec<Held> {
             streams.map(|stream| replica_id::of_stream(stream.0)).collect()
         };
@@ -100,9 +101,11 @@ impl CoreSetup {
         let folders = self.home.replicas().map_err(|source| ServeError::Begin { core, source })?;
         Ok(Plan::of(&Found {
             stage: self.data.stage(),
+            shards: &shards,
             placed: &placed,
             streams: &whole,
-            damaged: (!recovered.damage.is_empty()).then_some(damaged.as_slice()),
+            damaged: &damaged,
+            hidden: !recovered.damage.is_empty(),
             folders: &folders,
         }))
     }

@@ -14,15 +14,19 @@ use crate::replica_id::FOUNDING;
 pub(crate) type Held = (u32, u64);
 
 /// What was found.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Found<'a> {
     pub stage: Stage,
-    /// The shards that the first placement gives this core.
+    /// All shards that this core would host.
+    pub shards: &'a [u32],
+    /// Those of them that the first placement gives this node.
     pub placed: &'a [u32],
     /// The replicas whose streams are whole.
     pub streams: &'a [Held],
-    /// The replicas whose streams may have lost records, when the log is damaged.
-    pub damaged: Option<&'a [Held]>,
+    /// The replicas whose streams may have lost records.
+    pub damaged: &'a [Held],
+    /// Whether the log is so damaged that streams may be missing from both.
+    pub hidden: bool,
     /// The replicas that have a folder.
     pub folders: &'a [Held],
 }
@@ -54,28 +58,27 @@ impl Plan {
                 plan.held.insert(shard, generation);
             }
         }
-        if let Some(damaged) = found.damaged {
-            // Of a stream that lay in the damaged part alone, nothing is left but its folder.
-            let lost = damaged.iter().chain(found.folders).map(|(shard, _)| *shard);
-            plan.fresh.extend(lost.filter(|shard| !plan.held.contains_key(shard)));
-        }
-        for &shard in found.placed {
-            let absent = !plan.held.contains_key(&shard) && !plan.fresh.contains(&shard);
-            match found.stage {
-                Stage::Founding if absent && found.damaged.is_none() => {
-                    plan.held.insert(shard, FOUNDING);
-                }
-                Stage::Founding | Stage::Replacing if absent => {
-                    plan.fresh.insert(shard);
-                }
-                _ => {}
+        // Of a stream that lay in the damaged part alone, nothing is left but its folder.
+        let hidden = if found.hidden { found.folders } else { &[] };
+        let lost = found.damaged.iter().chain(hidden).map(|(shard, _)| *shard);
+        plan.fresh.extend(lost.filter(|shard| !plan.held.contains_key(shard)));
+        // Whoever replaces a lost directory does not know which replicas that had: those nobody misses are sent away.
+        let begun = if found.stage == Stage::Replacing { found.shards } else { found.placed };
+        for &shard in begun {
+            if plan.held.contains_key(&shard) || found.stage == Stage::Running {
+                continue;
+            }
+            if found.stage == Stage::Founding && !found.hidden && !plan.fresh.contains(&shard) {
+                plan.held.insert(shard, FOUNDING);
+            } else {
+                plan.fresh.insert(shard);
             }
         }
         for &(shard, generation) in found.folders {
             if plan.held.get(&shard) == Some(&generation) {
                 continue;
             }
-            let lost = plan.fresh.contains(&shard) && found.damaged.is_some();
+            let lost = plan.fresh.contains(&shard) && found.stage != Stage::Replacing;
             if lost { &mut plan.set_aside } else { &mut plan.leftovers }.push((shard, generation));
         }
         plan
@@ -87,7 +90,15 @@ mod tests {
     use super::*;
 
     fn found(stage: Stage) -> Found<'static> {
-        Found { stage, placed: &[0, 2], streams: &[], damaged: None, folders: &[] }
+        Found {
+            stage,
+            shards: &[0, 2, 4],
+            placed: &[0, 2],
+            streams: &[],
+            damaged: &[],
+            hidden: false,
+            folders: &[],
+        }
     }
 
     #[test]
@@ -101,7 +112,7 @@ mod tests {
     #[test]
     fn a_replacement_begins_fresh_and_keeps_what_it_has_begun() {
         let plan = Plan::of(&Found { streams: &[(2, 77)], folders: &[(2, 77)], ..found(Stage::Replacing) });
-        assert_eq!(plan, Plan { held: [(2, 77)].into(), fresh: [0].into(), ..Plan::default() });
+        assert_eq!(plan, Plan { held: [(2, 77)].into(), fresh: [0, 4].into(), ..Plan::default() });
     }
 
     #[test]
@@ -116,7 +127,7 @@ mod tests {
     fn a_damaged_stream_is_replaced_and_its_folder_set_aside() {
         let damage = Found {
             streams: &[(0, 0)],
-            damaged: Some(&[(2, 0)]),
+            damaged: &[(2, 0)],
             folders: &[(0, 0), (2, 0)],
             ..found(Stage::Running)
         };
@@ -130,16 +141,18 @@ mod tests {
 
     #[test]
     fn a_replica_of_which_the_log_tells_nothing_any_more_is_replaced_too() {
-        let damage = Found { damaged: Some(&[]), folders: &[(0, 0)], placed: &[0], ..found(Stage::Running) };
+        let damage = Found { hidden: true, folders: &[(0, 0)], placed: &[0], ..found(Stage::Running) };
         let expected = Plan { fresh: [0].into(), set_aside: vec![(0, 0)], ..Plan::default() };
         assert_eq!(Plan::of(&damage), expected);
         assert_eq!(Plan::of(&Found { stage: Stage::Founding, ..damage }), expected);
+        let harmless = Found { hidden: false, ..damage };
+        assert_eq!(Plan::of(&harmless), Plan { leftovers: vec![(0, 0)], ..Plan::default() });
     }
 
     #[test]
     fn of_two_replicas_of_a_shard_neither_is_trusted() {
         let both = Found { streams: &[(0, 0), (0, 7)], folders: &[(0, 0), (0, 7)], ..found(Stage::Running) };
-        let plan = Plan::of(&Found { damaged: Some(&[]), ..both });
+        let plan = Plan::of(&both);
         assert_eq!((plan.fresh, plan.forgotten), ([0].into(), vec![(0, 0), (0, 7)]));
         assert_eq!(plan.set_aside, vec![(0, 0), (0, 7)]);
     }
