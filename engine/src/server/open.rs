@@ -105,7 +105,7 @@ impl CoreSetup {
             placed: &placed,
             streams: &whole,
             damaged: &damaged,
-            hidden: !recovered.damage.is_empty(),
+            hidden: recovered.damage.iter().any(|damage| damage.may_hide_streams),
             folders: &folders,
         }))
     }
