@@ -212,11 +212,11 @@ impl CoreSlot {
     }
 
     fn plan(&self, setup: &Setup, node: u64, core: u32, stage: Stage, recovered: &Recovered) -> Replicas {
-        let here = |info: &&ShardInfo| {
-            placement::core_of(info.id, setup.plan.cores) == core
-                && info.replicas.iter().any(|it| it.node == node)
-        };
-        let placed: Vec<u32> = setup.map.shards.iter().filter(here).map(|info| info.id).collect();
+        let here = |info: &&ShardInfo| placement::core_of(info.id, setup.plan.cores) == core;
+        let all: Vec<&ShardInfo> = setup.map.shards.iter().filter(here).collect();
+        let shards: Vec<u32> = all.iter().map(|info| info.id).collect();
+        let placed = all.iter().filter(|info| info.replicas.iter().any(|it| it.node == node));
+        let placed: Vec<u32> = placed.map(|info| info.id).collect();
         let damaged: Vec<(u32, u64)> = recovered
             .damage
             .iter()
@@ -228,12 +228,13 @@ impl CoreSlot {
             .filter(|held| !damaged.contains(held))
             .collect();
         let folders: Vec<(u32, u64)> = self.engines.keys().copied().collect();
-        let is_damaged = !recovered.damage.is_empty();
         Replicas::of(&Found {
             stage,
+            shards: &shards,
             placed: &placed,
             streams: &streams,
-            damaged: is_damaged.then_some(damaged.as_slice()),
+            damaged: &damaged,
+            hidden: recovered.damage.iter().any(|damage| damage.may_hide_streams),
             folders: &folders,
         })
     }
