@@ -144,8 +144,7 @@ impl<S: LogStorage> Raft<S> {
     pub(crate) fn step(&mut self, message: Message, now: Nanos) -> Result<(), StepError> {
         self.validate(&message)?;
         self.timers.observe(now);
-        if self.pass_term(&message) {
-            self.rouse_by(&message);
+        if self.pass_term(&message) && self.rouse_by(&message) {
             self.dispatch(message);
         }
         Ok(())
@@ -381,10 +380,16 @@ impl<S: LogStorage> Raft<S> {
         self.dormant
     }
 
-    /// Whether this node may be elected: it votes, by the newest configuration it knows to count.
+    /// Whether this node may stand for election.
+    ///
+    /// A voter may, by the newest configuration it knows to count. So may a node that was removed, until it is dismissed: it
+    /// may be the only one who knows (thesis §4.2.2). If nodes 2 and 3 are the group, and 3 applies its own removal and
+    /// crashes, then 2 still needs the vote of 3, and does not get it if the log of 3 is longer.
     fn is_promotable(&self) -> bool {
-        let votes = self.membership.voters.contains(self.config.id);
-        votes && self.installing.is_none() && !self.log.may_hold_unapplied_change()
+        let own = self.config.id;
+        let removed = !self.membership.contains(own) && self.log.last_index() > Index::ZERO;
+        let stands = self.membership.voters.contains(own) || removed && !self.membership.is_empty();
+        stands && self.installing.is_none() && !self.log.may_hold_unapplied_change()
     }
 
     /// Whether this node alone is a quorum, and its log cannot tell otherwise.

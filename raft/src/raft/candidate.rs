@@ -44,7 +44,8 @@ impl<S: LogStorage> Raft<S> {
     }
 
     pub(super) fn start_campaign(&mut self) {
-        if !self.config.pre_vote {
+        // Who was removed must not run ahead of the terms of those it asks, or it would not believe a dismissal.
+        if !self.config.pre_vote && self.membership.contains(self.config.id) {
             return self.start_election(false);
         }
         self.become_pre_candidate();
@@ -92,7 +93,7 @@ impl<S: LogStorage> Raft<S> {
     }
 
     fn record_vote(&mut self, voter: NodeId, granted: bool) {
-        let known = self.membership.voters.contains(voter);
+        let known = voter == self.config.id || self.membership.voters.contains(voter);
         if let State::PreCandidate(ballot) | State::Candidate(ballot) = &mut self.state
             && known
         {

@@ -22,7 +22,7 @@ impl<S: LogStorage> Raft<S> {
             && self.log.flushed() == last
             && leader.first_of_term <= last;
         let idle = leader.transfer.is_none()
-            && !leader.retires
+            && !self.retires()
             && leader.pending_reads() == 0
             && !self.membership.is_joint();
         let active = self.peers().all(|peer| peer.active);
@@ -57,17 +57,21 @@ impl<S: LogStorage> Raft<S> {
         self.dormant = complete && self.installing.is_none() && self.forwarded.len() == 0;
     }
 
-    /// Wakes by a message, unless it is the last echo of what was said before.
-    pub(super) fn rouse_by(&mut self, message: &Message) {
+    /// Wakes by a message, unless it is the last echo of what was said before. Returns whether the message is to be
+    /// processed: a sleeper does not answer a pre-vote, for the leader may only be asleep too, and the candidate asks again
+    /// when all have had time to hear it.
+    pub(super) fn rouse_by(&mut self, message: &Message) -> bool {
         let echo = match &message.body {
             MessageBody::Sleep { .. } => true,
             MessageBody::HeartbeatResponse { round } => *round != Round::NONE,
             MessageBody::AppendResponse { result, .. } => matches!(result, AppendResult::Accepted { .. }),
             _ => false,
         };
+        let asleep = self.dormant;
         if !echo {
             self.rouse(Some(message.from));
         }
+        !(asleep && matches!(message.body, MessageBody::PreVote { .. }))
     }
 
     /// Goes on as if the leader had just been heard, by this node's election timer; a leader sends heartbeats. Does nothing

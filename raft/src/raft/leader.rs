@@ -37,8 +37,6 @@ pub(super) struct Leader {
     pub(super) first_of_term: Index,
     /// The last membership change there may be, or the first entry of the term; the next one waits until it is applied.
     pub(super) pending_change: Index,
-    /// The applied configuration does not name this leader as a voter.
-    pub(super) retires: bool,
     pub(super) uncommitted: Uncommitted,
 }
 
@@ -57,7 +55,6 @@ impl Leader {
             check_ticks: 0,
             first_of_term: last.next(),
             pending_change: last.next(),
-            retires: false,
             uncommitted: Uncommitted::new(last.next()),
         }
     }
@@ -145,10 +142,11 @@ impl<S: LogStorage> Raft<S> {
 
     pub(crate) fn propose(&mut self, data: Bytes) -> Result<Index, ProposeError> {
         let leader_known = self.leader;
+        let retires = self.retires();
         let State::Leader(leader) = &mut self.state else {
             return Err(ProposeError::NotLeader { leader: leader_known });
         };
-        if leader.retires {
+        if retires {
             return Err(ProposeError::NotLeader { leader: None });
         }
         if let Some(to) = leader.transferring_to() {

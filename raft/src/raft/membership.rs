@@ -6,8 +6,8 @@
 //! change that the leader proposes by itself.
 //!
 //! Who is removed may take its data away, and its vote. Yet a survivor that crashes may come back with the configuration
-//! before, not knowing the change committed, and need that vote. So after a change that removed a member the leader
-//! appends an empty entry: when the new configuration has committed that, a quorum of it knows *on disk* that the change
+//! before, not knowing the change committed, and need that vote. So after a change the leader appends an
+//! empty entry: when the new configuration has committed that, a quorum of it knows *on disk* that the change
 //! is committed, for the commit index goes to the disk with the entry. Only then does a leader [dismiss](Raft::dismisses)
 //! the removed, and only then does a leader that was removed itself ask the best of the others to stand for election
 //! (thesis §4.2.2 has it stop earlier, at the commit of the change; there a configuration takes effect when it is
@@ -34,7 +34,7 @@ impl<S: LogStorage> Raft<S> {
         let State::Leader(leader) = &self.state else {
             return Err(ProposeConfError::NotLeader { leader: leader_known });
         };
-        if leader.retires {
+        if self.retires() {
             return Err(ProposeConfError::NotLeader { leader: None });
         }
         if let Some(to) = leader.transferring_to() {
@@ -107,12 +107,13 @@ impl<S: LogStorage> Raft<S> {
     /// From now on this configuration counts, for all this node does.
     pub(super) fn enter_configuration(&mut self, state: &ConfState, index: Index) {
         let own = self.config.id;
-        let led_from_within = self.membership.contains(own);
         self.membership = Membership::new(state).expect("a sound configuration");
         self.changed_at = index;
-        let votes = self.membership.voters.contains(own);
+        let stands = self.is_promotable();
         match &mut self.state {
-            State::PreCandidate(_) | State::Candidate(_) if !votes => self.become_follower(self.term, None),
+            State::PreCandidate(_) | State::Candidate(_) if !stands => {
+                self.become_follower(self.term, None);
+            }
             State::Follower | State::PreCandidate(_) | State::Candidate(_) => {}
             State::Leader(leader) => {
                 let left = leader.tracker.follow(own, &self.membership, self.log.last_index(), leader.tick);
@@ -120,8 +121,7 @@ impl<S: LogStorage> Raft<S> {
                 if leader.transferring_to().is_some_and(|to| !self.membership.voters.contains(to)) {
                     leader.transfer = None;
                 }
-                leader.retires |= !votes;
-                if !left.is_empty() || led_from_within && !votes {
+                if !self.membership.is_joint() {
                     self.append_seal();
                 }
                 // Those that hold the change learn that they are out; the others have to ask.
@@ -136,6 +136,11 @@ impl<S: LogStorage> Raft<S> {
     }
 
     // Those who left
+
+    /// Whether this is a leader that the applied configuration does not name as a voter.
+    pub(super) fn retires(&self) -> bool {
+        self.is_leader() && !self.membership.voters.contains(self.config.id)
+    }
 
     /// Whether a quorum of the present configuration knows on disk that it is the present one.
     fn is_sealed(&self) -> bool {
@@ -155,8 +160,7 @@ impl<S: LogStorage> Raft<S> {
 
     /// A leader that was removed hands over as soon as the others can do without it.
     pub(super) fn pursue_retirement(&mut self) {
-        let State::Leader(leader) = &self.state else { return };
-        if leader.retires && self.is_sealed() {
+        if self.retires() && self.is_sealed() {
             if let Some(successor) = self.best_successor() {
                 self.send(successor, MessageBody::TimeoutNow);
             }

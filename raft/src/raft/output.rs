@@ -131,6 +131,8 @@ impl<S: LogStorage> Raft<S> {
         let before = std::mem::replace(&mut self.output.hard_state, hard);
         let soft_changed = std::mem::replace(&mut self.output.soft_state, soft) != soft;
         let must_sync = ballot(&hard) != ballot(&before) || self.log.has_unstable();
+        // One that came with a Ready that need not be durable was perhaps not written.
+        let hard_changed = hard != before || must_sync && hard.commit != self.output.synced_commit;
         let output = &mut self.output;
         output.last_ready = output.last_ready.next();
         let id = output.last_ready;
@@ -150,7 +152,7 @@ impl<S: LogStorage> Raft<S> {
         }
         Ready {
             id,
-            hard_state: (hard != before || !whole).then_some(hard),
+            hard_state: hard_changed.then_some(hard),
             must_sync,
             truncate_from,
             entries,

@@ -55,6 +55,13 @@ impl MemStorage {
         }
     }
 
+    /// Drops everything: the log goes on after `index`, whose entry has this term.
+    pub fn reset(&mut self, index: Index, term: Term) {
+        self.entries.clear();
+        self.compacted = index;
+        self.compacted_term = term;
+    }
+
     /// Makes entries before `index` answer `Pending`; [`MemStorage::read`] still has them.
     pub fn evict_before(&mut self, index: Index) {
         self.resident_from = index;
@@ -88,7 +95,7 @@ impl MemStorage {
     }
 
     /// All entries held, in order.
-    pub fn iter(&self) -> impl Iterator<Item = &Entry> {
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = &Entry> {
         self.entries.iter()
     }
 }
@@ -160,6 +167,17 @@ mod tests {
         assert_eq!(log.term(Index(2)), Ok(Term(1)));
         assert_eq!(log.term(Index(1)), Err(LogReadError::Compacted));
         assert_eq!(log.entries(Index(2), Index(4), 100), Err(LogReadError::Compacted));
+    }
+
+    #[test]
+    fn a_reset_log_goes_on_after_its_snapshot() {
+        let mut log = three();
+        log.reset(Index(9), Term(4));
+        assert_eq!((log.first_index(), log.last_index()), (Index(10), Index(9)));
+        assert_eq!(log.term(Index(9)), Ok(Term(4)));
+        assert_eq!(log.term(Index(3)), Err(LogReadError::Compacted));
+        log.write(None, &[entry(10, 5)]);
+        assert_eq!(log.last_index(), Index(10));
     }
 
     #[test]

@@ -1,5 +1,7 @@
-//! The safety properties of Raft (thesis figure 3.2), each as a checker that is told what is observed.
+//! The safety properties of Raft (thesis figure 3.2, chapter 4), each as a checker that is told what is observed.
 
+pub mod configurations;
+pub mod cursors;
 pub mod election_safety;
 pub mod leader_completeness;
 pub mod log_matching;
@@ -11,6 +13,8 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use crate::entry::Entry;
 
+pub use configurations::Configurations;
+pub use cursors::{Cursors, Position};
 pub use election_safety::ElectionSafety;
 pub use leader_completeness::LeaderCompleteness;
 pub use log_matching::LogMatching;

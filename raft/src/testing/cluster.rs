@@ -3,24 +3,30 @@
 //! Invariant: after every public call each node's own invariants hold and no safety property was violated, or the call
 //! panics with what happened.
 
+mod effects;
+mod members;
+mod watch;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
 use super::checker::{
-    ElectionSafety, LeaderCompleteness, LogMatching, ReadFreshness, StateMachineSafety, Violation,
+    Configurations, Cursors, ElectionSafety, LeaderCompleteness, LogMatching, ReadFreshness,
+    StateMachineSafety,
 };
 use super::describe::describe_message;
 use super::disk::Disk;
 use crate::config::Config;
-use crate::entry::{ConfState, Entry, EntryKind};
+use crate::entry::{ConfState, Entry, SnapshotMeta};
 use crate::error::{ProposeError, ReadError, StepError};
-use crate::message::Message;
+use crate::message::{Message, MessageBody};
 use crate::raw_node::RawNode;
-use crate::ready::{ReadStart, ReadState, Ready};
-use crate::status::Role;
-use crate::storage::{LogStorage, MemStorage};
+use crate::ready::{ReadStart, ReadState};
+use crate::storage::MemStorage;
 use crate::types::{Index, Nanos, NodeId, Term};
+
+use watch::must_hold;
 
 /// One node with what surrounds it.
 #[derive(Debug)]
@@ -38,12 +44,24 @@ pub struct Host {
     pub reads_dropped: Vec<u64>,
     /// Followers that were reported to need a snapshot.
     pub snapshots_needed: Vec<NodeId>,
+    /// The snapshot to be installed.
+    pub installing: Option<SnapshotMeta>,
     /// What was applied since the start.
     pub applied: Vec<Entry>,
+    /// It was destroyed, for good.
+    destroyed: bool,
+}
+
+impl Host {
+    /// Whether it was never started.
+    #[must_use]
+    pub fn is_unused(&self) -> bool {
+        self.incarnation == 0
+    }
 }
 
 /// The safety properties.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Checkers {
     /// One leader per term.
     pub elections: ElectionSafety,
@@ -55,12 +73,18 @@ pub struct Checkers {
     pub machines: StateMachineSafety,
     /// Reads see what was committed.
     pub reads: ReadFreshness,
+    /// Quorums of consecutive configurations meet.
+    pub configurations: Configurations,
+    /// Nothing falls.
+    pub cursors: Cursors,
 }
 
 /// The group.
 #[derive(Debug)]
 pub struct Cluster {
-    conf_state: ConfState,
+    founding: ConfState,
+    /// What a node that is no founder starts with.
+    pub fresh: ConfState,
     hosts: BTreeMap<NodeId, Host>,
     /// Messages under way, oldest first. Tests may reorder, drop and copy them.
     pub wire: Vec<Message>,
@@ -68,6 +92,8 @@ pub struct Cluster {
     pub cut: BTreeSet<(NodeId, NodeId)>,
     /// What watches.
     pub checkers: Checkers,
+    /// Snapshots are sent and installed as soon as they are asked for.
+    pub auto_snapshots: bool,
     /// What was delivered, if a script asked for it.
     pub(super) trace: Option<Vec<String>>,
     led: BTreeSet<(NodeId, Term)>,
@@ -75,23 +101,35 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// A group of these members; every node that is listed runs, with an empty log unless `disks` holds one.
+    /// A group founded by these members. Of the nodes listed the founders run, with an empty log unless `disks` holds one;
+    /// the others are to be [started](Cluster::start) when they are wanted.
     ///
     /// # Panics
     /// If a configuration or a disk is not valid.
     #[must_use]
     pub fn new(
         configs: Vec<Config>,
-        conf_state: ConfState,
+        founding: ConfState,
         mut disks: BTreeMap<NodeId, Disk>,
         seed: u64,
     ) -> Cluster {
+        let checkers = Checkers {
+            elections: ElectionSafety::default(),
+            logs: LogMatching::default(),
+            leaders: LeaderCompleteness::default(),
+            machines: StateMachineSafety::default(),
+            reads: ReadFreshness::default(),
+            configurations: Configurations::new(founding.clone()),
+            cursors: Cursors::default(),
+        };
         let mut cluster = Cluster {
-            conf_state,
+            fresh: founding.clone(),
+            founding,
             hosts: BTreeMap::new(),
             wire: Vec::new(),
             cut: BTreeSet::new(),
-            checkers: Checkers::default(),
+            checkers,
+            auto_snapshots: false,
             trace: None,
             led: BTreeSet::new(),
             seed,
@@ -108,10 +146,14 @@ impl Cluster {
                 read_states: Vec::new(),
                 reads_dropped: Vec::new(),
                 snapshots_needed: Vec::new(),
+                installing: None,
                 applied: Vec::new(),
+                destroyed: false,
             };
             cluster.hosts.insert(id, host);
-            cluster.start(id);
+            if cluster.is_founder(id) {
+                cluster.start(id);
+            }
         }
         cluster
     }
@@ -156,6 +198,26 @@ impl Cluster {
     /// If it does not run.
     pub fn node_mut(&mut self, id: NodeId) -> &mut RawNode<MemStorage> {
         self.host_mut(id).node.as_mut().expect("a running node")
+    }
+
+    /// Whether it belonged to the group from the beginning.
+    #[must_use]
+    pub fn is_founder(&self, id: NodeId) -> bool {
+        let lists = [&self.founding.voters, &self.founding.learners, &self.founding.voters_outgoing];
+        lists.iter().any(|nodes| nodes.contains(&id))
+    }
+
+    /// Whether it was destroyed.
+    #[must_use]
+    pub fn is_destroyed(&self, id: NodeId) -> bool {
+        self.host(id).destroyed
+    }
+
+    /// Whether it was started once, and not destroyed since.
+    #[must_use]
+    pub fn exists(&self, id: NodeId) -> bool {
+        let host = self.host(id);
+        host.incarnation > 0 && !host.destroyed
     }
 
     /// Whether it runs.
@@ -250,54 +312,37 @@ impl Cluster {
         }
         let host = self.host_mut(to);
         let now = host.clock;
+        let (from, is_snapshot) = (message.from, matches!(message.body, MessageBody::Snapshot { .. }));
         let result = match &mut host.node {
             Some(node) => node.step(message, now),
             None => Ok(()),
         };
+        if is_snapshot && self.auto_snapshots && self.is_up(from) {
+            let arrived = self.is_up(to);
+            self.node_mut(from).report_snapshot(to, arrived);
+        }
         self.verify(to);
         result
     }
 
-    /// Does everything a node wants done, except that the disk takes its time. Returns whether there was anything.
-    pub fn drain(&mut self, id: NodeId) -> bool {
-        let mut any = false;
-        while self.is_up(id) && self.node(id).has_ready() {
-            any = true;
-            let ready = self.node_mut(id).ready();
-            self.take(id, ready);
-            self.verify(id);
-        }
-        any
-    }
-
-    /// Makes the oldest write of a node durable. Returns whether there was one.
-    pub fn flush(&mut self, id: NodeId) -> bool {
+    /// Stops a node at once; `kept` of the writes under way reach the disk all the same, and if `torn` the entries of the
+    /// next one without its hard state.
+    pub fn crash(&mut self, id: NodeId, kept: usize, torn: bool) {
         let host = self.host_mut(id);
-        let Some((ready, messages)) = host.disk.flush() else { return false };
-        if let Some(node) = &mut host.node {
-            node.on_persisted(ready);
-        }
-        self.send(messages);
-        self.verify(id);
-        true
-    }
-
-    /// Stops a node at once; `kept` of the writes under way reach the disk all the same.
-    pub fn crash(&mut self, id: NodeId, kept: usize) {
-        let host = self.host_mut(id);
-        host.disk.crash(kept);
+        host.disk.crash(kept, torn);
         host.node = None;
+        host.installing = None;
     }
 
     /// Starts a node from its disk. Its clock goes on.
     ///
     /// # Panics
-    /// If it runs, or its disk does not hang together.
+    /// If it runs, was destroyed, or its disk does not hang together.
     pub fn start(&mut self, id: NodeId) {
-        let conf_state = self.conf_state.clone();
+        let conf_state = if self.is_founder(id) { &self.founding } else { &self.fresh }.clone();
         let seed = self.seed;
         let host = self.host_mut(id);
-        assert!(host.node.is_none(), "node {id} runs already");
+        assert!(host.node.is_none() && !host.destroyed, "node {id} runs already, or never again");
         host.incarnation += 1;
         let (initial, log) = host.disk.recover(conf_state);
         let applied = initial.applied;
@@ -306,6 +351,7 @@ impl Cluster {
         host.observed = applied;
         host.applied.clear();
         self.checkers.machines.observe_start(id, applied);
+        self.checkers.cursors.observe_start(id);
         self.verify(id);
     }
 
@@ -336,6 +382,7 @@ impl Cluster {
                 while self.flush(id) {
                     busy = true;
                 }
+                busy |= self.auto_snapshots && self.pass_snapshots(id);
             }
             self.apply_cuts();
             for message in std::mem::take(&mut self.wire) {
@@ -357,102 +404,5 @@ impl Cluster {
             }
             self.settle();
         }
-    }
-
-    // Inside
-
-    fn take(&mut self, id: NodeId, mut ready: Ready) {
-        assert!(
-            ready != Ready { id: ready.id, ..Ready::default() },
-            "a ready of node {id} with nothing in it"
-        );
-        self.observe_appended(id, &ready);
-        let host = self.hosts.get_mut(&id).expect("a host");
-        let node = host.node.as_mut().expect("a running node");
-        node.storage_mut().write(ready.truncate_from, &ready.entries);
-        host.disk.submit(&mut ready);
-        self.observe_committed(id);
-        let host = self.hosts.get_mut(&id).expect("a host");
-        let node = host.node.as_mut().expect("a running node");
-        for entry in &ready.committed {
-            must_hold(self.checkers.machines.observe_apply(id, entry));
-            if entry.kind == EntryKind::ConfChange {
-                node.apply_conf_change(entry);
-            }
-        }
-        if let Some(last) = ready.committed.last() {
-            node.on_applied(last.index);
-        }
-        for fetch in &ready.fetches {
-            let result = node.storage().read(fetch.low, fetch.high, fetch.bytes_max);
-            node.on_entries_fetched(fetch.id, result);
-        }
-        for state in &ready.read_states {
-            must_hold(self.checkers.reads.observe_index(state.context, state.index));
-        }
-        for context in &ready.reads_dropped {
-            must_hold(self.checkers.reads.observe_dropped(*context));
-        }
-        host.applied.append(&mut ready.committed);
-        host.read_states.append(&mut ready.read_states);
-        host.reads_dropped.append(&mut ready.reads_dropped);
-        host.snapshots_needed.append(&mut ready.snapshots_needed);
-        self.send(ready.messages);
-    }
-
-    fn send(&mut self, messages: Vec<Message>) {
-        self.wire.extend(messages);
-        self.apply_cuts();
-    }
-
-    fn observe_appended(&mut self, id: NodeId, ready: &Ready) {
-        let Some(first) = ready.entries.first() else { return };
-        let mut prev = self.node(id).storage().term(first.index.prev()).expect("the log goes on");
-        for entry in &ready.entries {
-            must_hold(self.checkers.logs.observe_entry(prev, entry));
-            prev = entry.term;
-        }
-    }
-
-    /// Checks a node's own invariants, and what it shows to the checkers.
-    fn verify(&mut self, id: NodeId) {
-        let Some(host) = self.hosts.get_mut(&id) else { return };
-        let Some(node) = &host.node else { return };
-        node.check_invariants();
-        self.checkers.reads.observe_commit(node.committed());
-        if node.role() == Role::Leader {
-            must_hold(self.checkers.elections.observe_leader(id, node.term()));
-            if self.led.insert((id, node.term())) {
-                self.verify_leader(id);
-            }
-        }
-    }
-
-    /// Checks that a leader holds everything committed before its term.
-    pub fn verify_leader(&self, id: NodeId) {
-        let node = self.node(id);
-        let term_at = |index| node.storage().term(index).ok();
-        let first = node.storage().first_index();
-        must_hold(self.checkers.leaders.observe_leader(id, node.term(), first, term_at));
-    }
-
-    /// Tells the checkers what a node knows committed; its storage must be current.
-    fn observe_committed(&mut self, id: NodeId) {
-        let host = self.hosts.get_mut(&id).expect("a host");
-        let node = host.node.as_ref().expect("a running node");
-        // A membership change may be committed and held back from the storage for one more Ready.
-        while host.observed < node.committed().min(node.storage().last_index()) {
-            host.observed = host.observed.next();
-            let term = node.storage().term(host.observed).expect("what is committed is in the log");
-            must_hold(self.checkers.leaders.observe_commit(node.term(), host.observed, term));
-        }
-    }
-}
-
-/// # Panics
-/// If a safety property was violated.
-fn must_hold(result: Result<(), Violation>) {
-    if let Err(violation) = result {
-        panic!("{violation}");
     }
 }

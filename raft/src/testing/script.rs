@@ -23,12 +23,17 @@
 //! | `drop [FROM->TO]`, `copy [FROM->TO]`, `reverse`, `wire` | loses, duplicates, reorders, shows what is under way |
 //! | `cut FROM->TO`, `isolate ID`, `heal` | cuts links; mends all |
 //! | `settle [quiet]`, `tick-all N [quiet]` | everything until it comes to rest |
-//! | `crash ID [KEPT]`, `start ID`, `compact ID INDEX`, `evict ID INDEX` | disk and process |
-//! | `status [ID]`, `peers ID`, `log ID`, `applied ID`, `reads ID` | shows |
+//! | `crash ID [KEPT] [torn]`, `start ID`, `checkpoint ID`, `compact ID INDEX`, `evict ID INDEX` | disk and process |
+//! | `change ID STEP…` | proposes a membership change; a step is `learner+N`, `voter+N` or `-N`, none leaves a joint one |
+//! | `snapshot ID TO`, `report ID TO sent\|failed`, `install ID [failed]` | a snapshot is sent, reported, installed |
+//! | `dismiss` | destroys those that a leader can do without |
+//! | `hibernate ID`, `wake ID` | sends a group to sleep, wakes a node |
+//! | `status [ID]`, `peers ID`, `log ID`, `applied ID`, `reads ID`, `members ID` | shows |
 //!
 //! Keys: `election`, `heartbeat`, `messages`, `inflight_bytes`, `append_bytes`, `uncommitted_bytes` (numbers); `pre_vote`,
 //! `check_quorum`, `lease` (`on`, `off`); `priorityID=P`; `learners=ID,…`; `logID=TERM,TERM,…` (a durable log)
-//! and `term=N` (in which term the nodes with such a log start; default: that of its last entry).
+//! `spares=N` (that many more nodes, which no group knows and which are yet to be started), `fresh=empty` (they are told
+//! nothing; by default who founded the group); and `term=N` (in which term the nodes with such a log start; default: that of its last entry).
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -36,8 +41,9 @@ use std::fmt::Write as _;
 use bytes::Bytes;
 
 use super::cluster::Cluster;
-use super::describe::{describe_entry, describe_message};
+use super::describe::{describe_conf_state, describe_entry, describe_message};
 use super::disk::Disk;
+use crate::confchange::{ConfChange, ConfChangeStep};
 use crate::config::Config;
 use crate::entry::{ConfState, Entry, EntryKind, HardState};
 use crate::message::Message;
@@ -153,21 +159,65 @@ fn drive(cluster: &mut Cluster, command: &str, words: &Words<'_>, trace: &mut Ve
         }
         "settle" => cluster.settle(),
         "tick-all" => cluster.tick_all(u32::try_from(words.require(0)).expect("few ticks")),
-        "crash" => {
-            let kept = usize::try_from(words.number(1).unwrap_or(0)).expect("few writes");
-            cluster.crash(words.node(0), kept);
-        }
-        "start" => cluster.start(words.node(0)),
-        "compact" => {
-            let (id, index) = (words.node(0), Index(words.require(1)));
-            cluster.node_mut(id).storage_mut().compact_to(index);
-            cluster.host_mut(id).disk.compact_to(index);
-        }
-        "evict" => cluster.node_mut(words.node(0)).storage_mut().evict_before(Index(words.require(1))),
+        _ if drive_host(cluster, command, words, trace) => {}
         _ => return drive_network(cluster, command, words, trace),
     }
     trace.extend(cluster.trace.take().into_iter().flatten());
     true
+}
+
+/// Commands about disks, processes, snapshots and members.
+fn drive_host(cluster: &mut Cluster, command: &str, words: &Words<'_>, trace: &mut Vec<String>) -> bool {
+    match command {
+        "crash" => {
+            let torn = words.words.last() == Some(&"torn");
+            let kept = words.words.get(1).filter(|word| **word != "torn");
+            let kept = kept.map_or(0, |kept| kept.parse().expect("a number of writes"));
+            cluster.crash(words.node(0), kept, torn);
+        }
+        "start" => cluster.start(words.node(0)),
+        "checkpoint" => {
+            cluster.checkpoint(words.node(0));
+        }
+        "compact" => cluster.compact(words.node(0), Index(words.require(1))),
+        "evict" => cluster.node_mut(words.node(0)).storage_mut().evict_before(Index(words.require(1))),
+        "change" => {
+            let steps = words.words[1..].iter().map(|word| step(word)).collect();
+            if let Err(error) = cluster.change(words.node(0), &ConfChange { steps }) {
+                trace.push(format!("change: {error}"));
+            }
+        }
+        "snapshot" => cluster.send_snapshot(words.node(0), words.node(1)),
+        "report" => {
+            cluster.node_mut(words.node(0)).report_snapshot(words.node(1), words.get(2) == Some("sent"))
+        }
+        "install" => cluster.install(words.node(0), words.get(1) != Some("failed")),
+        "dismiss" => {
+            let before: Vec<NodeId> = cluster.ids().into_iter().filter(|id| cluster.exists(*id)).collect();
+            cluster.dismiss();
+            let gone = before.into_iter().filter(|id| cluster.is_destroyed(*id));
+            trace.extend(gone.map(|id| format!("{id} is dismissed")));
+        }
+        "hibernate" => {
+            if !cluster.node_mut(words.node(0)).hibernate() {
+                trace.push("hibernate: not now".to_owned());
+            }
+        }
+        "wake" => cluster.node_mut(words.node(0)).wake(),
+        _ => return false,
+    }
+    true
+}
+
+fn step(word: &str) -> ConfChangeStep {
+    let (kind, node) = word.split_once(['+', '-']).unwrap_or_else(|| panic!("a step: {word}"));
+    let node = NodeId(node.parse().unwrap_or_else(|_| panic!("a node in: {word}")));
+    match kind {
+        "learner" => ConfChangeStep::AddLearner(node),
+        "voter" => ConfChangeStep::AddVoter(node),
+        "" => ConfChangeStep::Remove(node),
+        _ => panic!("a step: {word}"),
+    }
 }
 
 /// Commands that change the network.
@@ -213,7 +263,8 @@ fn show(cluster: &Cluster, command: &str, words: &Words<'_>, trace: &mut Vec<Str
     match command {
         "wire" => trace.extend(cluster.wire.iter().map(describe_message)),
         "status" => {
-            let ids = words.number(0).map_or_else(|| cluster.ids(), |id| vec![NodeId(id)]);
+            let used = || cluster.ids().into_iter().filter(|id| !cluster.host(*id).is_unused()).collect();
+            let ids: Vec<NodeId> = words.number(0).map_or_else(used, |id| vec![NodeId(id)]);
             trace.extend(ids.into_iter().map(|id| status(cluster, id)));
         }
         "peers" => trace.extend(cluster.node(words.node(0)).peers().map(|peer| {
@@ -229,6 +280,7 @@ fn show(cluster: &Cluster, command: &str, words: &Words<'_>, trace: &mut Vec<Str
                 peer.match_index, peer.next_index
             )
         })),
+        "members" => trace.push(describe_conf_state(&cluster.node(words.node(0)).conf_state())),
         "log" => trace.push(join(&cluster.log(words.node(0)))),
         "applied" => trace.push(join(&cluster.host(words.node(0)).applied)),
         "reads" => {
@@ -251,22 +303,31 @@ fn join(entries: &[Entry]) -> String {
 
 fn status(cluster: &Cluster, id: NodeId) -> String {
     if !cluster.is_up(id) {
-        return format!("{id}: down");
+        return format!("{id}: {}", if cluster.is_destroyed(id) { "destroyed" } else { "down" });
     }
     let status = cluster.node(id).status();
     let leader = status.leader.map_or("none".to_owned(), |leader| leader.to_string());
     let vote = status.vote.map_or("none".to_owned(), |vote| vote.to_string());
-    let lease = if status.lease { " lease" } else { "" };
+    let mut more = if status.lease { " lease" } else { "" }.to_owned();
+    if status.dormant {
+        more.push_str(" asleep");
+    }
+    if let Some(index) = status.installing {
+        more.push_str(&format!(" installing {index}"));
+    }
     format!(
-        "{id}: {:?} t{} leader {leader} vote {vote} last {} flushed {} committed {} applied {}{lease}",
+        "{id}: {:?} t{} leader {leader} vote {vote} last {} flushed {} committed {} applied {}{more}",
         status.role, status.term, status.last_index, status.flushed, status.committed, status.applied
     )
 }
 
 fn group(words: &Words<'_>) -> Cluster {
     let count = words.require(0);
-    let mut configs: Vec<Config> = (1..=count).map(|id| Config::new(NodeId(id))).collect();
+    let spares = words.words.iter().find_map(|word| word.strip_prefix("spares="));
+    let spares: u64 = spares.map_or(0, |spares| spares.parse().expect("a number of spares"));
+    let mut configs: Vec<Config> = (1..=count + spares).map(|id| Config::new(NodeId(id))).collect();
     let mut learners = Vec::new();
+    let mut fresh_is_empty = false;
     let mut logs: BTreeMap<NodeId, Vec<u64>> = BTreeMap::new();
     let mut term = None;
     for word in &words.words[1..] {
@@ -276,6 +337,8 @@ fn group(words: &Words<'_>) -> Cluster {
         } else if let Some(id) = key.strip_prefix("log") {
             let id = NodeId(id.parse().expect("logID"));
             logs.insert(id, numbers(value).collect());
+        } else if key == "fresh" {
+            fresh_is_empty = value == "empty";
         } else if key == "term" {
             term = Some(value.parse().expect("a term"));
         } else if let Some(id) = key.strip_prefix("priority") {
@@ -289,7 +352,11 @@ fn group(words: &Words<'_>) -> Cluster {
     let voters = (1..=count).map(NodeId).filter(|id| !learners.contains(id)).collect();
     let conf_state = ConfState { voters, learners, voters_outgoing: Vec::new() };
     let disks = logs.into_iter().map(|(id, terms)| (id, disk(&terms, term))).collect();
-    Cluster::new(configs, conf_state, disks, 1)
+    let mut cluster = Cluster::new(configs, conf_state, disks, 1);
+    if fresh_is_empty {
+        cluster.fresh = ConfState::default();
+    }
+    cluster
 }
 
 fn numbers(list: &str) -> impl Iterator<Item = u64> {
@@ -309,6 +376,7 @@ fn set(config: &mut Config, key: &str, value: &str) {
         "pre_vote" => config.pre_vote = value == "on",
         "check_quorum" => config.check_quorum = value == "on",
         "lease" => config.lease = value == "on",
+        "spares" => {}
         _ => panic!("unknown key {key}"),
     }
 }
