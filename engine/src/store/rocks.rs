@@ -158,7 +158,14 @@ impl StorageEngine for RocksEngine {
             let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
             std::mem::replace(&mut state.as_mut().ok_or_else(destroyed)?.live, fresh)
         };
-        let remains = replaced.folder().to_owned();
+        replaced.mark_retired();
+        // It loses its name, or it would count again were the new one destroyed before its files are gone.
+        let remains = {
+            let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+            state.as_ref().ok_or_else(destroyed)?.folder.bury(replaced.generation())
+        };
+        let remains =
+            remains.map_err(|error| OpenError::Io { path: self.root.clone(), detail: error.to_string() })?;
         Live::retire(replaced, remains);
         Ok(applied)
     }
@@ -172,6 +179,7 @@ impl StorageEngine for RocksEngine {
         let Some(State { live, folder }) = state else {
             return Err(StoreError::Destroyed { path: self.root.clone() });
         };
+        live.mark_retired();
         live.stop_background_work();
         let remains = folder.bury(live.generation())?;
         Live::retire(live, remains);

@@ -111,10 +111,6 @@ impl Live {
         self.generation
     }
 
-    pub(super) fn folder(&self) -> &Path {
-        &self.folder
-    }
-
     pub(super) fn apply(&self, writes: &WriteSet<'_>) -> Result<(), StoreError> {
         // Not locked across the write: `applied` is asked for by executors, which must not wait for it. Only
         // one thread applies.
@@ -209,11 +205,16 @@ impl Live {
         self.database().cancel_all_background_work(true);
     }
 
-    /// Gives the database up: once the last reader let go of it, the reaper closes it and removes `remains`. Never here:
+    /// From here on what a read meets is no fault of the disk: the files are about to lose their names.
+    pub(super) fn mark_retired(&self) {
+        self.retired.store(true, Ordering::Release);
+    }
+
+    /// Gives the database up, which is marked already: once the last reader let go of it, the reaper closes it and removes `remains`. Never here:
     /// it may take long, and the apply thread has other replicas to serve.
     pub(super) fn retire(this: Arc<Self>, remains: PathBuf) {
+        assert!(this.retired.load(Ordering::Acquire), "reads must know before the files go");
         *this.remains.lock().unwrap_or_else(PoisonError::into_inner) = remains;
-        this.retired.store(true, Ordering::Release);
     }
 
     pub(super) fn stats(&self) -> Result<StoreStats, StoreError> {

@@ -181,6 +181,24 @@ fn a_held_value_keeps_a_destroyed_database_until_it_goes() {
 }
 
 #[test]
+fn a_replaced_database_does_not_come_back_when_its_successor_goes() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (home, copy) = (folder.path().join("engine"), folder.path().join("copy"));
+    let engine = open(&home);
+    apply_one(engine.as_ref(), 1);
+    let old = engine.get(b"\x01key", ReadTier::All).expect("get");
+    engine.create_checkpoint(&copy).expect("checkpoint");
+    engine.install_checkpoint(&copy).expect("install");
+    // The held value keeps the files of the old one, under another name.
+    assert!(home.join("dead-00000001").exists() && !home.join("db-00000001").exists());
+    engine.destroy().expect("destroy");
+    let again = open(&home);
+    assert_eq!(again.applied().expect("applied"), Applied::default());
+    let Lookup::Found(value) = old else { panic!("the value was written") };
+    assert_eq!(&value[..8], &1_u64.to_le_bytes());
+}
+
+#[test]
 fn figures_show_what_is_in_memory_and_on_disk() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let engine = open(folder.path());
