@@ -15,8 +15,7 @@ pub struct Config {
     pub heartbeat_ticks: u32,
     /// The length of one tick.
     pub tick: Nanos,
-    /// Ask before spending a term on an election (thesis §9.6). Where members are removed it is needed: one that was and
-    /// does not know would else enter term after term, and not obey the leader that dismisses it in an older one.
+    /// Ask before spending a term on an election (thesis §9.6).
     pub pre_vote: bool,
     /// A leader that cannot reach a quorum for an election timeout steps down, and a follower that hears its leader
     /// ignores candidates (thesis §6.2, §4.2.3).

@@ -239,9 +239,14 @@ impl<S: LogStorage> RawNode<S> {
 
     /// Whether this leader may tell `node`, which asks for a vote or to be taken in, that the group is through with it, so
     /// that it can be destroyed. A node that has applied its own removal must wait to be told: the others may not yet know
-    /// on disk that it is not needed. It obeys whoever speaks in its own term or a later one.
+    /// on disk that it is not needed.
     pub fn dismisses(&self, node: NodeId) -> bool {
         self.raft.dismisses(node)
+    }
+
+    /// Whether this node is to believe a leader of `term` that [dismisses](RawNode::dismisses) it, and may be destroyed.
+    pub fn believes_dismissal(&self, term: Term) -> bool {
+        self.raft.believes_dismissal(term)
     }
 
     /// Whether it sleeps.

@@ -44,7 +44,7 @@ impl<S: LogStorage> Raft<S> {
     }
 
     pub(super) fn start_campaign(&mut self) {
-        // Who was removed must not run ahead of the terms of those it asks, or it would not believe a dismissal.
+        // Who was removed and may not be needed at all must not disturb the others by its terms (thesis §4.2.3).
         if !self.config.pre_vote && self.membership.contains(self.config.id) {
             return self.start_election(false);
         }

@@ -24,7 +24,7 @@ use crate::quorum::VoteResult;
 use crate::status::{PeerState, PeerStatus};
 use crate::storage::LogStorage;
 use crate::tracker::Membership;
-use crate::types::{Index, NodeId, Round};
+use crate::types::{Index, NodeId, Round, Term};
 
 impl<S: LogStorage> Raft<S> {
     // Proposing
@@ -153,9 +153,15 @@ impl<S: LogStorage> Raft<S> {
         let latest = self.log.applied() >= leader.pending_change && !self.membership.is_joint();
         let sealed = latest && self.is_sealed();
         let stranger = node != self.config.id && !self.membership.contains(node);
-        // A later leader may have taken it in. What it then has acknowledged is in a later term, in which it does not obey
-        // this one; but the group would have to do without it.
+        // A later leader may have taken it in. Then it does not believe this one if it matters (see below); yet the group
+        // would be left with a member that is gone.
         stranger && sealed && self.was_lately_followed()
+    }
+
+    /// A leader that is deposed and does not know may dismiss a node that a later one has taken in. What such a node
+    /// acknowledged counts for the later leader only once it holds an entry of that one's term (thesis §3.6.2).
+    pub(crate) fn believes_dismissal(&self, term: Term) -> bool {
+        !self.is_leader() && term >= self.log.last_term()
     }
 
     /// A leader that was removed hands over as soon as the others can do without it.

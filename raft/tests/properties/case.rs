@@ -102,10 +102,7 @@ impl Case {
         let learners = if count > 3 && rng.chance(30) { ids.split_off(count - 1) } else { Vec::new() };
         let voters_outgoing = if rng.chance(20) { ids[..2].to_vec() } else { Vec::new() };
         let conf = ConfState { voters: ids, learners, voters_outgoing };
-        let mut faults = Faults::draw(&mut rng, count + SPARES);
-        if !pre_vote {
-            faults.churn = 0;
-        }
+        let faults = Faults::draw(&mut rng, count + SPARES);
         let mut cluster = Cluster::new(configs, conf, BTreeMap::new(), seed);
         if rng.chance(50) {
             // A new node is told nothing, or who founded the group.

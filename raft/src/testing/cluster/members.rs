@@ -96,7 +96,7 @@ impl Cluster {
         self.wire.retain(|message| message.to != id);
     }
 
-    /// Destroys the nodes that a leader says it can do without and that believe it, by the rule of terms.
+    /// Destroys the nodes that a leader says it can do without and that believe it.
     pub fn dismiss(&mut self) {
         for leader in self.ids() {
             for id in self.ids() {
@@ -105,7 +105,7 @@ impl Cluster {
                     && self.is_up(leader)
                     && self.is_up(id)
                     && self.node(leader).dismisses(id)
-                    && self.node(leader).term() >= self.node(id).term()
+                    && self.node(id).believes_dismissal(self.node(leader).term())
                 {
                     self.destroy(id);
                 }
