@@ -22,15 +22,21 @@ use net::peer::GroupMessage;
 use raft::{ConfState, Index, Message, Nanos, RawNode, ReadyId, Term};
 use wal::{Lsn, StreamId, Wal};
 
+mod admin;
 mod apply;
 mod balance;
 mod compaction;
 mod effect;
 mod event;
+mod handover;
 #[cfg(feature = "sim")]
 mod inspect;
+mod membership;
 mod peers;
+mod replicas;
 mod requests;
+mod sleep;
+mod snapshots;
 mod status;
 mod turn;
 
@@ -38,12 +44,14 @@ pub use crate::replica::{ReadDone, ReadTask, ReplicaId};
 #[cfg(feature = "sim")]
 pub(crate) use apply::machine_entry;
 pub use apply::{Applied, ApplyBatch};
-pub use effect::{Effect, Engine, Installed, ReceivedSnapshot, SnapshotOffer};
+pub use effect::{Effect, Engine, Installed, ReceivedSnapshot, SnapshotOffer, TakenSnapshot};
 pub use event::{Event, Origin};
+pub(crate) use snapshots::Incoming;
 pub use status::{CoreStatus, Counters, ShardStatus};
 
 use crate::placement;
 use crate::replica::{Budget, Replica, WalLog};
+use crate::replica_id;
 use crate::store::StorageEngine;
 
 /// A connection of one core; never reused.
@@ -115,6 +123,8 @@ struct Unflushed {
 pub struct Core {
     config: CoreConfig,
     map: ClusterMap,
+    /// Who each shard's group began with: what a new replica takes for its members until its log tells more.
+    founders: Vec<ConfState>,
     wal: Rc<RefCell<Wal>>,
     /// By shard number; `None` where another core hosts the shard.
     replicas: Vec<Option<Replica>>,
@@ -124,12 +134,30 @@ pub struct Core {
     unflushed: VecDeque<Unflushed>,
     outbox: peers::Outbox,
     lane: apply::Lane,
-    compaction: compaction::Schedule,
     balance: balance::Balance,
+    /// Replicas whose state machines are being opened.
+    creating: Vec<replicas::Creating>,
+    /// Removed replicas whose data go once the log says so: by the end of that record.
+    removals: VecDeque<(Lsn, Effect)>,
+    sending: snapshots::Sending,
+    writes: handover::WriteWatch,
+    /// Whether the log was slow at the last look.
+    log_is_slow: bool,
+    /// Until when a core that was asked to end waits for its groups to be taken over.
+    leaving: Option<Nanos>,
+    has_stopped: bool,
+    /// Shards whose replicas get ticks, each once.
+    awake: Vec<u32>,
+    /// Replicas made so far by this process.
+    incarnations: u64,
+    /// Where the core's random numbers are.
+    random: u64,
     /// Leaders of all shards, as this core's replicas or the sibling cores know them; 0 for none.
     leaders: Vec<u64>,
     siblings: Vec<Option<CoreStatus>>,
-    status_ticks: u32,
+    /// Whether the siblings should hear of this core's shards before the next round.
+    status_due: bool,
+    ticks: u32,
     now: Nanos,
     wall_ms: u64,
     next_tick: Nanos,
@@ -143,8 +171,8 @@ pub struct Core {
 }
 
 impl Core {
-    /// A core with the replicas of its shards, as recovered. The map must list this node; the seeds must be exactly
-    /// the shards that it places on this core.
+    /// A core with the replicas it holds, as recovered: the seeds, each of a shard that has its place on this core. The
+    /// map must list this node, and every shard's founding replicas. `seed` feeds its randomness, and must differ between nodes, cores and starts.
     pub fn new(
         config: CoreConfig,
         map: ClusterMap,
@@ -153,32 +181,32 @@ impl Core {
         seed: u64,
     ) -> Result<Core, raft::ConfigError> {
         let shards = map.shards.len();
-        let wal = Rc::new(RefCell::new(wal));
-        let nodes: Vec<u64> = map.nodes.iter().map(|node| node.id).collect();
         let mut replicas: Vec<Option<Replica>> = Vec::new();
         replicas.resize_with(shards, || None);
-        for (incarnation, replica) in (1..).zip(seeds) {
-            let shard = replica.shard;
-            let id = ReplicaId { shard, incarnation };
-            let slots = map.shard(shard).and_then(|info| info.slots).map(|slots| (slots.first, slots.last));
-            let raft = start_raft(&config, &nodes, &wal, shard, replica.applied, seed)?;
-            let preferred = placement::preferred_leader(shard, &nodes);
-            let started = Replica::new(id, raft, replica.engine, slots, preferred, replica.applied);
-            replicas[usize_of(shard)] = Some(started);
-        }
-        Ok(Core {
-            outbox: peers::Outbox::new(&map),
+        let mut core = Core {
+            outbox: peers::Outbox::new(&map, config.node, config.core, config.cores),
             lane: apply::Lane::default(),
-            compaction: compaction::Schedule::default(),
             balance: balance::Balance::default(),
+            creating: Vec::new(),
+            removals: VecDeque::new(),
+            sending: snapshots::Sending::default(),
+            writes: handover::WriteWatch::default(),
+            log_is_slow: false,
+            leaving: None,
+            has_stopped: false,
+            awake: Vec::new(),
+            incarnations: 0,
+            random: seed ^ (config.node << 48) ^ (u64::from(config.core) << 32),
             leaders: vec![0; shards],
             siblings: vec![None; usize_of(config.cores)],
             config,
+            founders: map.shards.iter().map(|shard| placement::founders(&map, shard.id)).collect(),
             map,
-            wal,
+            wal: Rc::new(RefCell::new(wal)),
             replicas,
             touched: VecDeque::new(),
-            status_ticks: 0,
+            status_due: false,
+            ticks: 0,
             is_touched: vec![false; shards],
             unflushed: VecDeque::new(),
             now: Nanos(0),
@@ -189,7 +217,12 @@ impl Core {
             budget: Budget::of_a_turn(),
             counters: Counters::default(),
             effects: Vec::new(),
-        })
+        };
+        for seed in seeds {
+            let id = core.next_replica_id(seed.shard);
+            core.start_replica(id, seed)?;
+        }
+        Ok(core)
     }
 
     /// Takes one event in. Effects come out of [`settle`](Core::settle), which ends the turn.
@@ -214,13 +247,15 @@ impl Core {
             Event::Applied(applied) => self.on_applied(applied),
             Event::Read(done) => self.effects.push(Effect::Reply { origin: done.origin, reply: done.reply }),
             Event::Durable { replica, index } => self.on_durable(replica, index),
-            Event::SnapshotSent { .. } => {}
-            Event::SnapshotReceived { snapshot, .. } => self.effects.push(Effect::DropSnapshot { snapshot }),
-            Event::SnapshotInstalled { .. } => {}
-            Event::SnapshotTaken { replica, .. } => self.on_snapshot_taken(replica),
-            Event::ReplicaCreated { .. } => {}
+            Event::SnapshotSent { replica, to, sent } => self.on_snapshot_sent(replica, to, sent),
+            Event::SnapshotReceived { from, to, term, snapshot } => {
+                self.on_snapshot_received(from, to, term, snapshot);
+            }
+            Event::SnapshotInstalled { replica, result } => self.on_snapshot_installed(replica, result),
+            Event::SnapshotTaken { replica, snapshot } => self.on_snapshot_taken(replica, snapshot),
+            Event::ReplicaCreated { replica, engine } => self.on_replica_created(replica, engine),
             Event::Sibling(status) => self.on_sibling(status),
-            Event::Shutdown => self.effects.push(Effect::Stopped),
+            Event::Shutdown => self.on_shutdown(),
         }
     }
 
@@ -234,7 +269,8 @@ impl Core {
         let mut map = self.map.clone();
         for shard in &mut map.shards {
             let leader = self.leaders[usize_of(shard.id)];
-            shard.leader = (leader != 0).then_some(leader);
+            // One that was removed may still be the last that was heard of.
+            shard.leader = shard.replica_on(leader).map(|replica| replica.node);
         }
         map
     }
@@ -261,32 +297,40 @@ impl Core {
 
 fn start_raft(
     config: &CoreConfig,
-    nodes: &[u64],
     wal: &Rc<RefCell<Wal>>,
-    shard: u32,
-    applied: Index,
-    seed: u64,
+    seed: &ReplicaSeed,
+    random: u64,
 ) -> Result<RawNode<WalLog>, raft::ConfigError> {
-    let stream = StreamId(u64::from(shard));
+    let stream = StreamId(replica_id::stream_id(seed.shard, seed.generation));
+    reset_if_behind(&mut wal.borrow_mut(), stream, seed);
     let state = wal.borrow().state(stream);
     let mut hard_state = state.map(crate::convert::hard_state).unwrap_or_default();
     // A crash may keep a Ready's entries and lose the state written behind them. Nothing was promised in their term:
     // promises wait for the whole Ready.
     let last = wal.borrow().last_index(stream);
     if let Ok(term) = wal.borrow().term(stream, last)
-        && raft::Term(term) > hard_state.term
+        && Term(term) > hard_state.term
     {
-        hard_state = raft::HardState { term: raft::Term(term), vote: None, ..hard_state };
+        hard_state = raft::HardState { term: Term(term), vote: None, ..hard_state };
     }
     // The commit index is not written on its own, so it may lag behind what was applied and made durable.
-    hard_state.commit = hard_state.commit.max(applied);
-    let voters = nodes.iter().copied().map(raft::NodeId).collect();
-    let conf_state = raft::ConfState { voters, ..raft::ConfState::default() };
-    let initial = raft::InitialState { hard_state, conf_state, applied };
-    let priority = placement::priority(shard, config.node, nodes);
-    let raft_config = raft::Config { id: raft::NodeId(config.node), priority, ..config.raft.clone() };
-    let seed = seed ^ (config.node << 48) ^ (u64::from(shard) << 16);
-    RawNode::new(raft_config, initial, WalLog::new(wal.clone(), stream), seed)
+    hard_state.commit = hard_state.commit.max(seed.applied);
+    let initial =
+        raft::InitialState { hard_state, conf_state: seed.conf_state.clone(), applied: seed.applied };
+    let id = raft::NodeId(replica_id::raft_id(config.node, seed.generation));
+    let raft_config = raft::Config { id, ..config.raft.clone() };
+    RawNode::new(raft_config, initial, WalLog::new(wal.clone(), stream), random)
+}
+
+/// A crash after a snapshot was installed, and before the log's reset was on disk, leaves a log that ends before the
+/// state machine or tells of another entry at its position. The state machine's entries were committed: the log follows.
+fn reset_if_behind(wal: &mut Wal, stream: StreamId, seed: &ReplicaSeed) {
+    let (index, term) = (seed.applied.0, seed.applied_term.0);
+    let disagrees = wal.term(stream, index).is_ok_and(|held| held != term);
+    if wal.last_index(stream) < index || disagrees {
+        tracing::warn!(shard = seed.shard, index, term, "the log goes on from an installed snapshot");
+        wal.reset(stream, index, term);
+    }
 }
 
 /// Shards, cores and nodes are numbered in 32 bits; this machine has 64.

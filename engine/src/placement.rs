@@ -97,6 +97,14 @@ pub fn founders(map: &ClusterMap, shard: u32) -> raft::ConfState {
     raft::ConfState { voters: info.replicas.iter().map(id).collect(), ..raft::ConfState::default() }
 }
 
+/// The nodes whose replicas vote, or will once a change under way is done; in order.
+pub fn voter_nodes(members: &raft::ConfState) -> Vec<u64> {
+    let mut nodes: Vec<u64> = members.voters.iter().map(|id| replica_id::node_of(id.0)).collect();
+    nodes.sort_unstable();
+    nodes.dedup();
+    nodes
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

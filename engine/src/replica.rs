@@ -14,9 +14,11 @@ use std::sync::Arc;
 
 use net::protocol::Mutation;
 use net::types::RequestId;
-use raft::{Entry, Index, Nanos, RawNode, Term};
+use raft::{ConfState, Entry, Index, LogStorage, Nanos, NodeId, RawNode, Term};
+use wal::StreamId;
 
-use crate::core::Origin;
+use crate::core::{Effect, Incoming, Origin, ReceivedSnapshot, TakenSnapshot};
+use crate::replica_id;
 use crate::store::StorageEngine;
 
 mod log;
@@ -76,23 +78,62 @@ pub(crate) struct ApplyQueue {
     pub busy: bool,
 }
 
+impl ApplyQueue {
+    /// Whether all that was committed is applied.
+    pub fn is_drained(&self) -> bool {
+        self.entries.is_empty() && !self.busy
+    }
+}
+
 /// One node's copy of one shard.
 pub(crate) struct Replica {
     pub id: ReplicaId,
+    /// Its name in the group; never used again.
+    pub raft_id: u64,
+    /// Its stream of the core's log.
+    pub stream: StreamId,
     pub raft: RawNode<WalLog>,
     pub engine: Arc<dyn StorageEngine>,
     /// First and last slot of the shard, `None` for the meta shard.
     pub slots: Option<(u16, u16)>,
-    /// The node that should lead the shard when all are well.
-    pub preferred_leader: u64,
+    /// The members of the group, as of `conf_index`.
+    pub conf_state: ConfState,
+    /// The last entry whose effect on the membership is known here.
+    pub conf_index: Index,
+    /// The voter that should lead the shard when all are well.
+    pub preferred_leader: Option<NodeId>,
+    /// Whether it gets ticks.
+    pub is_awake: bool,
+    /// When the group last had something to do.
+    pub active_at: Nanos,
+    /// When to ask to be taken in, unless a member.
+    pub joins_at: Nanos,
+    /// Since when leaders disown this replica, and none has fed it.
+    pub gone_since: Option<Nanos>,
+    /// Nodes where an operator wants a replica, and how long that is pursued.
+    pub invited: Vec<(u64, Nanos)>,
+    /// When to invite nodes again.
+    pub invites_at: Nanos,
+    /// What learners must hold to count as caught up: the end of the log a round ago.
+    pub catch_up_target: Option<Index>,
+    /// Members not heard of, and since when.
+    pub silent: Vec<(NodeId, Nanos)>,
+    /// A snapshot that was received.
+    pub incoming: Option<Incoming>,
     pub apply: ApplyQueue,
     pub applied_durable: Index,
     /// Up to where the log has been dropped, or was asked to be.
     pub compacted: Index,
     /// Whether a durability query is under way.
     pub durable_query: bool,
+    /// When to ask again, the pause before that, and what was applied when it was last asked.
+    pub durable_due: Nanos,
+    pub query_pause: Nanos,
+    pub queried_at: Index,
     /// Whether a snapshot is being taken.
     pub snapshot_query: bool,
+    /// The newest snapshot taken by this process.
+    pub newest_snapshot: Option<TakenSnapshot>,
     /// Up to where all replicas hold the log, as the log itself says.
     pub compaction_agreed: Index,
     /// Up to where this leader has proposed to compact.
@@ -118,24 +159,42 @@ pub(crate) struct Replica {
 impl Replica {
     pub fn new(
         id: ReplicaId,
+        stream: StreamId,
         raft: RawNode<WalLog>,
         engine: Arc<dyn StorageEngine>,
         slots: Option<(u16, u16)>,
-        preferred_leader: u64,
         applied_durable: Index,
     ) -> Replica {
+        let base = Index(raft.storage().first_index().0 - 1);
         Replica {
             id,
+            raft_id: raft.id().0,
+            stream,
+            conf_state: raft.conf_state(),
+            conf_index: applied_durable,
             raft,
             engine,
             slots,
-            preferred_leader,
+            preferred_leader: None,
+            is_awake: false,
+            active_at: Nanos::ZERO,
+            joins_at: Nanos::ZERO,
+            gone_since: None,
+            invited: Vec::new(),
+            invites_at: Nanos::ZERO,
+            catch_up_target: None,
+            silent: Vec::new(),
+            incoming: None,
             apply: ApplyQueue::default(),
             applied_durable,
-            compacted: Index(0),
+            compacted: base,
+            durable_due: Nanos::ZERO,
+            query_pause: Nanos::ZERO,
+            queried_at: Index(0),
+            newest_snapshot: None,
             durable_query: false,
             snapshot_query: false,
-            compaction_agreed: Index(0),
+            compaction_agreed: base,
             compaction_asked: Index(0),
             checkpoint: (Index(0), Nanos(0)),
             bytes_since_checkpoint: 0,
@@ -169,6 +228,62 @@ impl Replica {
         }
         self.apply.busy = !taken.is_empty();
         taken
+    }
+
+    /// All members: voters, those of a configuration being left, learners. A voter of both halves comes twice.
+    pub fn members(&self) -> impl Iterator<Item = NodeId> {
+        let state = &self.conf_state;
+        state.voters.iter().chain(&state.voters_outgoing).chain(&state.learners).copied()
+    }
+
+    /// The nodes of the members, each once.
+    pub fn member_nodes(&self) -> Vec<u64> {
+        let mut nodes: Vec<u64> = self.members().map(|id| replica_id::node_of(id.0)).collect();
+        nodes.sort_unstable();
+        nodes.dedup();
+        nodes
+    }
+
+    /// Whether this replica belongs to its group, as far as it knows.
+    pub fn is_member(&self) -> bool {
+        self.members().any(|id| id.0 == self.raft_id)
+    }
+
+    /// Whether nothing here waits for time to pass or for work to end.
+    pub fn is_quiet(&self) -> bool {
+        let no_writes = self.on_flush.is_empty() && self.on_commit.is_empty() && self.on_apply.is_empty();
+        no_writes && self.has_no_reads() && self.apply.is_drained() && self.incoming.is_none()
+    }
+
+    /// A snapshot took the place of the state machine's data: every cursor of what came before moves to it.
+    pub fn follow_snapshot(&mut self, installed: crate::core::Installed, now: Nanos) {
+        let index = installed.applied;
+        assert!(self.apply.is_drained(), "entries are applied over a snapshot");
+        self.applied_durable = index;
+        self.compacted = index;
+        self.conf_index = index;
+        self.compaction_agreed = self.compaction_agreed.max(index);
+        self.compaction_asked = self.compaction_asked.max(index);
+        self.checkpoint = (index, now);
+        self.bytes_since_checkpoint = 0;
+        self.time_ms = self.time_ms.max(installed.time_ms);
+        self.gone_since = None;
+    }
+
+    /// Answers everyone who waits: the replica goes. Returns the bytes no longer in flight.
+    pub fn abandon(&mut self, epoch: u64, effects: &mut Vec<Effect>) -> u64 {
+        self.refuse_reads(epoch, effects);
+        self.abandon_waiters(effects)
+    }
+
+    /// Forgets what waits to be applied; what a task has taken comes back by itself. Returns its bytes.
+    pub fn drop_queued(&mut self) -> u64 {
+        self.apply.entries.drain(..).map(|entry| entry_bytes(&entry)).sum()
+    }
+
+    /// The snapshot that waits to be installed. One that is being installed is gone with the state machine.
+    pub fn take_waiting_snapshot(&mut self) -> Option<ReceivedSnapshot> {
+        self.incoming.take_if(|incoming| !matches!(incoming, Incoming::Installing(_))).map(Incoming::snapshot)
     }
 
     /// Whether the outcome of the entry must come back from the state machine.

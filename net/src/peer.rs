@@ -194,7 +194,10 @@ pub enum GroupBody {
     /// From a leader to a node without a replica of the shard: make a fresh one, which is to join.
     Invite,
     /// The replica addressed is no member of the group, and never will be again.
-    Gone,
+    Gone {
+        /// The sender's last entry whose effect on the membership it knows: as of this one the addressee is no member.
+        index: u64,
+    },
     /// The group has nothing to do: stop the election timer for as long as the leader's node is heard from.
     Sleep {
         /// The leader's commit index, which the follower holds.

@@ -75,7 +75,7 @@ fn bodies() -> Vec<GroupBody> {
         GroupBody::TimeoutNow,
         GroupBody::Join,
         GroupBody::Invite,
-        GroupBody::Gone,
+        GroupBody::Gone { index: 0 },
         GroupBody::Sleep { commit: 14 },
     ]
 }

@@ -163,6 +163,11 @@ impl<S: LogStorage> RawNode<S> {
         self.raft.rouse(None);
     }
 
+    /// Changes how much this node is preferred as leader, as [`Config::priority`]; counts from the next election timeout on.
+    pub fn set_priority(&mut self, priority: u8) {
+        self.raft.config.priority = priority;
+    }
+
     // Outputs
 
     /// Whether [`ready`](RawNode::ready) has anything to say. Cheap.

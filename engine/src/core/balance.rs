@@ -1,9 +1,7 @@
 //! Leaders go back to where they belong: when the preferred leader of a shard is well again and has caught up, the
 //! present one hands over (thesis §3.10), so that a restarted node takes its share of the work.
 
-use raft::{NodeId, PeerState};
-
-use super::Core;
+use super::{Core, usize_of};
 
 /// Ticks between two looks, and so between two hand-overs of one core: each pauses the writes of its shard for about
 /// a round trip.
@@ -26,18 +24,14 @@ impl Core {
             return;
         }
         self.balance.well.resize(self.replicas.len(), 0);
-        let mut handed_over = false;
-        for shard in 0..self.replicas.len() {
-            let Some(replica) = self.replicas[shard].as_mut() else { continue };
-            let preferred = NodeId(replica.preferred_leader);
-            let well = replica.raft.peers().any(|peer| {
-                let behind = replica.raft.last_index().distance_from(peer.match_index);
-                peer.node == preferred
-                    && peer.active
-                    && peer.state == PeerState::Replicate
-                    && behind <= BEHIND_MAX
-            });
-            let looks = &mut self.balance.well[shard];
+        let mut handed_over = self.leaving.is_some() || self.log_is_slow;
+        // Groups that sleep are led by whom they should be.
+        for position in 0..self.awake.len() {
+            let shard = self.awake[position];
+            let Some(replica) = self.replicas[usize_of(shard)].as_mut() else { continue };
+            let Some(preferred) = replica.preferred_leader else { continue };
+            let well = replica.is_well(preferred, BEHIND_MAX);
+            let looks = &mut self.balance.well[usize_of(shard)];
             *looks = if well { *looks + 1 } else { 0 };
             if *looks < WELL_LOOKS || handed_over {
                 continue;
@@ -47,8 +41,7 @@ impl Core {
             if replica.raft.transfer_leader(preferred).is_ok() {
                 tracing::info!(shard, to = preferred.0, "handing the leadership to the preferred node");
                 handed_over = true;
-                let id = replica.id.shard;
-                self.touch(id);
+                self.touch(shard);
             }
         }
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use net::peer::GroupMessage;
 use net::protocol::{Reply, Request};
-use raft::{FetchId, Index, SnapshotMeta};
+use raft::{FetchId, Index, SnapshotMeta, Term};
 use wal::{ReadPlan, SegmentTask, WriteBatch};
 
 use crate::store::StorageEngine;
@@ -60,6 +60,17 @@ pub struct Installed {
     pub applied: Index,
     /// Its clock.
     pub time_ms: u64,
+}
+
+/// A snapshot that was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TakenSnapshot {
+    /// The last entry it holds.
+    pub index: Index,
+    /// That entry's term.
+    pub term: Term,
+    /// Bytes of its files.
+    pub bytes: u64,
 }
 
 /// One thing to do.
@@ -144,7 +155,7 @@ pub enum Effect {
         replica: ReplicaId,
         /// Its engine.
         engine: Engine,
-        /// The snapshot; it is consumed.
+        /// The snapshot; it is consumed, installed or not.
         snapshot: ReceivedSnapshot,
     },
     /// A snapshot that was received is not wanted: remove it.

@@ -6,7 +6,10 @@ use net::protocol::{Reply, Request};
 use raft::{Entry, FetchId, Index, LogReadError, Nanos};
 use wal::{BatchId, SegmentTask};
 
-use super::{Applied, ConnectionId, CoreStatus, Engine, Installed, ReadDone, ReceivedSnapshot, ReplicaId};
+use super::{
+    Applied, ConnectionId, CoreStatus, Engine, Installed, ReadDone, ReceivedSnapshot, ReplicaId,
+    TakenSnapshot,
+};
 
 /// One thing that happened.
 #[derive(Debug)]
@@ -107,8 +110,8 @@ pub enum Event {
     SnapshotTaken {
         /// Whose.
         replica: ReplicaId,
-        /// The index it holds; `None` when it could not be taken.
-        index: Option<Index>,
+        /// What was taken; `None` when it could not be.
+        snapshot: Option<TakenSnapshot>,
     },
     /// An empty state machine was opened for a new replica.
     ReplicaCreated {

@@ -25,6 +25,6 @@ impl Core {
 
     /// The stream of a replica in the log.
     pub(crate) fn stream(&self, replica: &Replica) -> StreamId {
-        StreamId(u64::from(replica.id.shard))
+        replica.stream
     }
 }

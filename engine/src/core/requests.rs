@@ -22,7 +22,8 @@ impl Core {
             Op::Status => return self.answer(origin, &request, Ok(Answer::Status(self.status_json()))),
             _ => {}
         }
-        if self.shard_of(request.shard).is_none() {
+        let is_admin = matches!(request.op, Op::Admin(_));
+        if self.shard_of(request.shard, is_admin).is_none() {
             return self.answer(origin, &request, Err(Refusal::WrongShard { epoch: self.map.epoch }));
         }
         let core = core_of(request.shard, self.config.cores);
@@ -41,9 +42,10 @@ impl Core {
         }
     }
 
-    fn shard_of(&self, shard: u32) -> Option<&ShardInfo> {
+    /// The shard, if it is one that takes such a request: the meta shard has no keys.
+    fn shard_of(&self, shard: u32, is_admin: bool) -> Option<&ShardInfo> {
         // Shards are listed in order, the meta shard first.
-        self.map.shards.get(usize_of(shard)).filter(|_| shard != META_SHARD)
+        self.map.shards.get(usize_of(shard)).filter(|_| is_admin || shard != META_SHARD)
     }
 
     fn answer(&mut self, origin: Origin, request: &Request, result: Result<Answer, Refusal>) {
@@ -51,6 +53,9 @@ impl Core {
     }
 
     fn execute(&mut self, origin: Origin, request: &Request) -> Result<(), Refusal> {
+        if self.replicas[usize_of(request.shard)].is_none() {
+            return Err(self.not_here(request.shard));
+        }
         let namespace = request.namespace;
         let (query, consistency) = match &request.op {
             Op::Write { session, consistency, mutations } => {
@@ -71,6 +76,7 @@ impl Core {
                 };
                 let replica = self.replicas[usize_of(request.shard)].as_mut().expect("hosted here");
                 self.inflight_bytes += replica.propose(&write, &mut self.effects)?;
+                self.note_awake(request.shard);
                 self.touch(request.shard);
                 return Ok(());
             }
@@ -93,22 +99,49 @@ impl Core {
                 };
                 (query, *consistency)
             }
-            Op::Admin(_) => {
-                let why = "this node does not take administrative requests".to_owned();
-                return Err(Refusal::Invalid { why });
+            Op::Admin(op) => {
+                let answer = self.administer(request.shard, *op)?;
+                self.answer(origin, request, Ok(answer));
+                return Ok(());
             }
             Op::ClusterMap | Op::Status => unreachable!("answered before"),
         };
+        self.read(origin, request, query, consistency)
+    }
+
+    fn read(
+        &mut self,
+        origin: Origin,
+        request: &Request,
+        query: Query,
+        consistency: ReadConsistency,
+    ) -> Result<(), Refusal> {
         let stale = consistency == ReadConsistency::Stale;
         let read = ReadRequest { origin, request: request.id, query, stale, deadline: self.deadline() };
         let (clock, reads_bytes_max) = (self.clock(), self.config.reads_bytes_max);
+        if stale {
+            self.note_rest(request.shard);
+        }
         let replica = self.replicas[usize_of(request.shard)].as_mut().expect("hosted here");
         if replica.reads_bytes() >= reads_bytes_max {
             return Err(Refusal::Busy { retry_after_ms: 5 });
         }
+        // One that was never told who belongs to its group knows nothing of its data either.
+        if stale && !replica.is_member() {
+            return Err(self.not_here(request.shard));
+        }
+        replica.active_at = clock.now;
         replica.read(read, consistency, clock, &mut self.budget, &mut self.effects)?;
+        self.note_awake(request.shard);
         self.touch(request.shard);
         Ok(())
+    }
+
+    /// The refusal of a shard that this node has no replica of, or none that is a member.
+    fn not_here(&self, shard: u32) -> Refusal {
+        let leader = self.leaders[usize_of(shard)];
+        let leader = (leader != 0 && leader != self.config.node).then_some(leader);
+        Refusal::NotLeader { leader, epoch: self.map.epoch }
     }
 
     /// Time and map of this turn.

@@ -1,9 +1,11 @@
 //! What a core tells about itself: to its siblings, so that any core can answer for the node, and to people.
 
 use bytes::Bytes;
+use raft::LogStorage;
 use serde::Serialize;
 
 use super::{Core, Effect, usize_of};
+use crate::replica_id;
 
 /// Ticks between two tellings when nothing changed.
 const STATUS_TICKS: u32 = 20;
@@ -50,6 +52,10 @@ pub struct ShardStatus {
     pub applied_durable: u64,
     /// First entry still in the log.
     pub first_index: u64,
+    /// The nodes that hold a replica, as this one knows.
+    pub members: Vec<u64>,
+    /// Whether the group is idle and this replica without timers.
+    pub asleep: bool,
 }
 
 /// Counts since the start of the process.
@@ -71,6 +77,10 @@ pub struct Counters {
     pub appends_dropped: u64,
     /// Turns of the machine.
     pub turns: u64,
+    /// Snapshots installed.
+    pub snapshots_installed: u64,
+    /// Leaderships this core began to hand over, because its log was slow or the process is to end.
+    pub handovers: u64,
 }
 
 /// A node's account of itself.
@@ -84,11 +94,8 @@ struct NodeStatus<'a> {
 
 impl Core {
     pub(super) fn tick_status(&mut self) {
-        self.status_ticks += 1;
-        if self.config.cores > 1
-            && (self.compaction.status_due || self.status_ticks.is_multiple_of(STATUS_TICKS))
-        {
-            self.compaction.status_due = false;
+        if self.config.cores > 1 && (self.status_due || self.ticks.is_multiple_of(STATUS_TICKS)) {
+            self.status_due = false;
             let status = self.status();
             self.effects.push(Effect::Publish(status));
         }
@@ -101,14 +108,16 @@ impl Core {
             ShardStatus {
                 shard: replica.id.shard,
                 role: format!("{:?}", raft.role()).to_lowercase(),
-                leader: raft.leader().map_or(0, |node| node.0),
+                leader: raft.leader().map_or(0, |leader| replica_id::node_of(leader.0)),
                 term: raft.term().0,
                 last_index: raft.last_index().0,
                 committed: raft.committed().0,
                 flushed: raft.flushed().0,
                 applied: raft.applied().0,
                 applied_durable: replica.applied_durable.0,
-                first_index: replica.compacted.0 + 1,
+                first_index: raft.storage().first_index().0,
+                members: replica.member_nodes(),
+                asleep: raft.is_dormant(),
             }
         });
         let wal = self.wal.borrow();
@@ -126,6 +135,7 @@ impl Core {
     pub(super) fn on_sibling(&mut self, status: CoreStatus) {
         for shard in &status.shards {
             self.leaders[usize_of(shard.shard)] = shard.leader;
+            self.list_replicas(shard.shard, &shard.members);
         }
         let core = usize_of(status.core);
         self.siblings[core] = Some(status);

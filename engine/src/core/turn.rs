@@ -2,11 +2,12 @@
 
 use raft::mutation::{self, Mutation};
 use raft::{Nanos, Ready, Role};
-use wal::{BatchId, StreamId};
+use wal::BatchId;
 
 use super::{Core, Effect, Unflushed, usize_of};
 use crate::convert;
 use crate::replica::Budget;
+use crate::replica_id;
 
 impl Core {
     /// Time passed. Raft ticks by this; an executor that was held up does not make up for missed ticks, for then a
@@ -18,17 +19,14 @@ impl Core {
             return;
         }
         self.next_tick = Nanos(self.now.0 + self.config.raft.tick.0);
-        for shard in 0..self.replicas.len() {
-            let Some(replica) = self.replicas[shard].as_mut() else { continue };
-            replica.raft.tick(self.now);
-            replica.expire(self.now, &mut self.effects);
-            if replica.raft.is_leader() {
-                replica.note_commit(replica.raft.committed(), self.now);
-            }
-            self.touch(u32::try_from(shard).expect("shards are numbered in 32 bits"));
-        }
+        self.ticks += 1;
+        self.watch_peers();
+        self.tick_replicas();
+        self.tick_snapshots();
+        self.tick_membership();
         self.tick_compaction();
         self.tick_balance();
+        self.tick_handover();
         self.seal_idle_log();
         self.tick_status();
     }
@@ -46,12 +44,14 @@ impl Core {
 
     /// A batch is on disk: what waited for its log positions may go on.
     pub(super) fn on_wal_written(&mut self, batch: BatchId) {
+        self.writes.end(batch, self.now);
         let flushed = self.wal.borrow_mut().on_written(batch);
         self.counters.wal_batches += 1;
         while self.unflushed.front().is_some_and(|waiting| waiting.lsn <= flushed) {
             let waiting = self.unflushed.pop_front().expect("just seen");
             self.persisted(waiting);
         }
+        self.carry_out_removals();
     }
 
     fn persisted(&mut self, waiting: Unflushed) {
@@ -75,7 +75,7 @@ impl Core {
         unserved.into_iter().for_each(|shard| self.touch(shard));
         self.budget = Budget::of_a_turn();
         self.feed_lane();
-        self.outbox.drain_into(&mut self.effects);
+        self.outbox.drain_into(self.now, &mut self.effects);
         self.feed_wal();
         self.effects.drain(..)
     }
@@ -83,11 +83,14 @@ impl Core {
     /// Lets a replica do what follows from this turn; whether reads are left for the next.
     fn settle_replica(&mut self, shard: u32) -> bool {
         let clock = self.clock();
-        self.replica_mut(shard).close_read_context();
+        // Removed since it was touched?
+        let Some(replica) = self.replicas[usize_of(shard)].as_mut() else { return false };
+        replica.close_read_context();
         while self.replica_mut(shard).raft.has_ready() {
             let ready = self.replica_mut(shard).raft.ready();
             self.take_ready(shard, ready);
         }
+        self.advance_snapshot(shard);
         let replica = self.replicas[usize_of(shard)].as_mut().expect("hosted here");
         let freed = replica.answer_progress(&mut self.effects);
         self.budget.exceeded = false;
@@ -98,7 +101,7 @@ impl Core {
 
     fn take_ready(&mut self, shard: u32, ready: Ready) {
         let replica = self.replicas[usize_of(shard)].as_mut().expect("hosted here");
-        let stream = StreamId(u64::from(shard));
+        let stream = replica.stream;
         let mut wal = self.wal.borrow_mut();
         let mut lsn = None;
         if let Some(from) = ready.truncate_from {
@@ -106,6 +109,7 @@ impl Core {
         }
         let has_entries = !ready.entries.is_empty();
         if has_entries {
+            replica.active_at = self.now;
             let entries: Vec<wal::Entry> = ready.entries.into_iter().map(convert::wal_entry).collect();
             lsn = Some(wal.append(stream, &entries));
         }
@@ -114,6 +118,8 @@ impl Core {
             lsn = Some(wal.set_state(stream, convert::stream_state(hard_state)));
         }
         drop(wal);
+        self.apply_conf_changes(shard, &ready.committed);
+        let replica = self.replicas[usize_of(shard)].as_mut().expect("hosted here");
         self.outbox.extend(shard, ready.messages);
         for fetch in &ready.fetches {
             let wal = self.wal.borrow();
@@ -125,18 +131,15 @@ impl Core {
             }
         }
         if let Some(soft_state) = ready.soft_state {
-            self.leaders[usize_of(shard)] = soft_state.leader.map_or(0, |node| node.0);
-            self.compaction.status_due = true;
-            tracing::info!(shard, role = ?soft_state.role, term = soft_state.term.0,
-                leader = self.leaders[usize_of(shard)], "raft role");
+            let leader = soft_state.leader.map_or(0, |leader| replica_id::node_of(leader.0));
+            self.leaders[usize_of(shard)] = leader;
+            self.status_due = true;
+            tracing::info!(shard, role = ?soft_state.role, term = soft_state.term.0, leader, "raft role");
             self.counters.leader_changes += u64::from(soft_state.role == Role::Leader);
         }
         replica.reads_confirmed(&ready.read_states);
         replica.reads_dropped(&ready.reads_dropped, self.map.epoch, &mut self.effects);
         self.lane.queued_bytes += replica.queue_apply(ready.committed);
-        for node in &ready.snapshots_needed {
-            tracing::error!(shard, node = node.0, "a replica needs entries this log no longer holds");
-        }
         let waiting = Unflushed {
             lsn: lsn.unwrap_or_default(),
             replica: replica.id,
@@ -144,6 +147,12 @@ impl Core {
             messages: ready.persisted_messages,
         };
         self.await_flush(waiting, lsn.is_some());
+        if let Some(meta) = &ready.snapshot {
+            self.want_snapshot(shard, meta);
+        }
+        if !ready.snapshots_needed.is_empty() {
+            self.owe_snapshots(shard, &ready.snapshots_needed);
+        }
     }
 
     /// Files a `Ready` under its log position; one that wrote nothing waits for those before it, if there are any.
@@ -166,6 +175,7 @@ impl Core {
             self.effects.push(Effect::Segment(task));
         }
         while let Some(batch) = wal.poll_write() {
+            self.writes.begin(batch.id, self.now);
             self.effects.push(Effect::WriteWal(batch));
         }
     }

@@ -12,12 +12,14 @@ use std::time::Duration;
 use net::map::ClusterMap;
 use raft::Index;
 
-use crate::core::{Applied, ApplyBatch, Engine, Event, Installed, ReadTask, ReceivedSnapshot, ReplicaId};
+use crate::core::{
+    Applied, ApplyBatch, Engine, Event, Installed, ReadTask, ReceivedSnapshot, ReplicaId, TakenSnapshot,
+};
 use crate::fatal::{self, Reason};
 use crate::home::Home;
 use crate::machine::{ApplyError, Machine};
 use crate::placement;
-use crate::store::snapshot::{InstallError, Library};
+use crate::store::snapshot::{InstallError, Library, Manifest};
 use crate::store::{ReadTier, RocksShared, StorageEngine};
 
 /// How long to wait before a replica that could not be made or removed is tried again: disk space may come back.
@@ -349,8 +351,8 @@ impl Maintainer {
                     Some(durable(replica, engine.0.as_ref(), flush))
                 }
                 Maintenance::Snapshot { replica, engine } => {
-                    let index = self.take_snapshot(replica.shard, engine.0.as_ref());
-                    Some(Event::SnapshotTaken { replica, index })
+                    let snapshot = self.take_snapshot(replica.shard, engine.0.as_ref());
+                    Some(Event::SnapshotTaken { replica, snapshot })
                 }
                 Maintenance::DropSnapshot { snapshot } => {
                     if let Some((_, library)) = self.libraries.get(snapshot.shard) {
@@ -402,13 +404,13 @@ impl Maintainer {
         must_be_there(self.again.send(job).is_ok(), "store");
     }
 
-    /// Takes a snapshot and drops the oldest; the index it holds.
-    fn take_snapshot(&self, shard: u32, engine: &dyn StorageEngine) -> Option<Index> {
+    /// Takes a snapshot and drops the oldest.
+    fn take_snapshot(&self, shard: u32, engine: &dyn StorageEngine) -> Option<TakenSnapshot> {
         let (_, library) = self.libraries.get(shard)?;
         let founders = placement::founders(&self.map, shard);
         let taken = library.take(engine, &founders);
-        let index = match &taken {
-            Ok(snapshot) => Some(snapshot.manifest().meta.index),
+        let described = match &taken {
+            Ok(snapshot) => Some(describe(snapshot.manifest())),
             Err(error) => {
                 tracing::error!(shard, %error, "cannot take a snapshot");
                 None
@@ -418,7 +420,15 @@ impl Maintainer {
         if let Err(error) = library.prune(self.snapshots_kept) {
             tracing::warn!(shard, %error, "cannot remove an old snapshot");
         }
-        index
+        described
+    }
+}
+
+fn describe(manifest: &Manifest) -> TakenSnapshot {
+    TakenSnapshot {
+        index: manifest.meta.index,
+        term: manifest.meta.term,
+        bytes: manifest.files.iter().map(|file| file.bytes).sum(),
     }
 }
 

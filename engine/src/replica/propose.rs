@@ -12,6 +12,7 @@ use crate::command::{self, KeyPlace};
 use crate::convert;
 use crate::core::{Effect, Origin};
 use crate::machine::Outcome;
+use crate::replica_id;
 
 /// A write as the core hands it on: checked against limits, shard and slots.
 pub(crate) struct Admit<'a> {
@@ -70,7 +71,7 @@ impl Replica {
 
     /// The refusal that names the leader as far as this replica knows it.
     pub fn not_leader(&self, epoch: u64) -> Refusal {
-        Refusal::NotLeader { leader: self.raft.leader().map(|node| node.0), epoch }
+        Refusal::NotLeader { leader: self.raft.leader().map(|leader| replica_id::node_of(leader.0)), epoch }
     }
 
     /// Answers the writes whose entries are flushed or committed by now, and all of them "outcome unknown" when the
@@ -127,7 +128,7 @@ impl Replica {
         self.reads.expire(now, effects);
     }
 
-    fn abandon_waiters(&mut self, effects: &mut Vec<Effect>) -> u64 {
+    pub(super) fn abandon_waiters(&mut self, effects: &mut Vec<Effect>) -> u64 {
         for queue in [&mut self.on_flush, &mut self.on_commit, &mut self.on_apply] {
             effects.extend(queue.drain(..).map(unknown));
         }

@@ -187,6 +187,21 @@ impl Replica {
         }
     }
 
+    /// Refuses every read that waits: the replica goes.
+    pub(super) fn refuse_reads(&mut self, epoch: u64, effects: &mut Vec<Effect>) {
+        let refusal = self.not_leader(epoch);
+        let reads = std::mem::take(&mut self.reads);
+        let unconfirmed = reads.unconfirmed.into_values().flatten();
+        for read in unconfirmed.chain(reads.confirmed.into_iter().map(|(_, read)| read)) {
+            effects.push(refuse(&read, refusal.clone()));
+        }
+    }
+
+    /// Whether no read waits.
+    pub(super) fn has_no_reads(&self) -> bool {
+        self.reads.unconfirmed.is_empty() && self.reads.confirmed.is_empty()
+    }
+
     /// Serves the reads whose index is applied by now, as far as the turn's budget goes.
     pub fn serve_reads(&mut self, clock: Clock, budget: &mut Budget, effects: &mut Vec<Effect>) {
         let applied = self.raft.applied();
@@ -386,6 +401,13 @@ impl Freshness {
         self.told = Some((self.known, now));
     }
 
+    /// Nothing that was told by `at` is missing, if what was told is applied.
+    fn complete(&mut self, applied: Index, at: Nanos) {
+        if self.known <= applied {
+            self.up_to_date = self.up_to_date.max(Some(at));
+        }
+    }
+
     /// Milliseconds since the replica last knew itself up to date; `u64::MAX` when it never did.
     fn at(&self, now: Nanos) -> u64 {
         self.up_to_date.map_or(u64::MAX, |at| now.since(at).0 / 1_000_000)
@@ -397,6 +419,12 @@ impl Replica {
     pub fn note_commit(&mut self, commit: Index, now: Nanos) {
         let applied = self.raft.applied();
         self.freshness.told(commit, applied, now);
+    }
+
+    /// A replica that sleeps would have been told of anything new by `at`.
+    pub fn note_up_to_date(&mut self, at: Nanos) {
+        let applied = self.raft.applied();
+        self.freshness.complete(applied, at);
     }
 }
 

@@ -17,6 +17,7 @@ use super::store::Image;
 use super::trace::note;
 use super::world::{Happening, Place, World};
 use crate::convert;
+use crate::core::TakenSnapshot;
 use crate::core::{
     ApplyBatch, Effect, Event, Installed, Origin, ReadTask, ReceivedSnapshot, ReplicaId, SnapshotOffer,
 };
@@ -333,8 +334,16 @@ impl World {
                 Event::Durable { replica, index: Index(durable.index) }
             }
             Task::Take { replica } => match self.take_snapshot(place, replica)? {
-                Some(image) => Event::SnapshotTaken { replica, index: Some(Index(image.applied.index)) },
-                None => Event::SnapshotTaken { replica, index: None },
+                Some(image) => {
+                    let bytes = image.map.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
+                    let snapshot = TakenSnapshot {
+                        index: Index(image.applied.index),
+                        term: raft::Term(image.applied.term),
+                        bytes: u64::try_from(bytes).expect("64-bit machine"),
+                    };
+                    Event::SnapshotTaken { replica, snapshot: Some(snapshot) }
+                }
+                None => Event::SnapshotTaken { replica, snapshot: None },
             },
             Task::Send { replica, offer } => return self.begin_transfer(place, replica, offer),
             Task::Arrive { .. } => unreachable!("handled above"),
@@ -428,7 +437,7 @@ fn kind(message: &GroupMessage) -> &'static str {
         Body::TimeoutNow => "timeout now",
         Body::Join => "join",
         Body::Invite => "invite",
-        Body::Gone => "gone",
+        Body::Gone { .. } => "gone",
         Body::Sleep { .. } => "sleep",
     }
 }

@@ -2567,6 +2567,7 @@ impl<'a> ::flatbuffers::Follow<'a> for Gone<'a> {
 }
 
 impl<'a> Gone<'a> {
+  pub const VT_INDEX: ::flatbuffers::VOffsetT = 4;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -2575,12 +2576,21 @@ impl<'a> Gone<'a> {
   #[allow(unused_mut)]
   pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
     _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
-    _args: &'args GoneArgs
+    args: &'args GoneArgs
   ) -> ::flatbuffers::WIPOffset<Gone<'bldr>> {
     let mut builder = GoneBuilder::new(_fbb);
+    builder.add_index(args.index);
     builder.finish()
   }
 
+
+  #[inline]
+  pub fn index(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Gone::VT_INDEX, Some(0)).unwrap()}
+  }
 }
 
 impl ::flatbuffers::Verifiable for Gone<'_> {
@@ -2589,16 +2599,19 @@ impl ::flatbuffers::Verifiable for Gone<'_> {
     v: &mut ::flatbuffers::Verifier, pos: usize
   ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
     v.visit_table(pos)?
+     .visit_field::<u64>("index", Self::VT_INDEX, false)?
      .finish();
     Ok(())
   }
 }
 pub struct GoneArgs {
+    pub index: u64,
 }
 impl<'a> Default for GoneArgs {
   #[inline]
   fn default() -> Self {
     GoneArgs {
+      index: 0,
     }
   }
 }
@@ -2608,6 +2621,10 @@ pub struct GoneBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
   start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
 }
 impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> GoneBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_index(&mut self, index: u64) {
+    self.fbb_.push_slot::<u64>(Gone::VT_INDEX, index, 0);
+  }
   #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> GoneBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
@@ -2626,6 +2643,7 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> GoneBuilder<'a, 'b, A> {
 impl ::core::fmt::Debug for Gone<'_> {
   fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
     let mut ds = f.debug_struct("Gone");
+      ds.field("index", &self.index());
       ds.finish()
   }
 }

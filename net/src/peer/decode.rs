@@ -134,6 +134,7 @@ fn within_positions(term: u64, body: &GroupBody) -> bool {
             ..
         } => rejected_index.max(hint_index).max(hint_term),
         GroupBody::Heartbeat { commit, .. } | GroupBody::Sleep { commit } => commit,
+        GroupBody::Gone { index } => index,
         GroupBody::ReadIndexResponse { index, .. } => index.unwrap_or(0),
         GroupBody::PreVoteResponse { .. }
         | GroupBody::VoteResponse { .. }
@@ -141,8 +142,7 @@ fn within_positions(term: u64, body: &GroupBody) -> bool {
         | GroupBody::ReadIndex { .. }
         | GroupBody::TimeoutNow
         | GroupBody::Join
-        | GroupBody::Invite
-        | GroupBody::Gone => 0,
+        | GroupBody::Invite => 0,
     };
     term.max(highest) <= POSITION_MAX
 }
@@ -175,6 +175,9 @@ fn body(message: &wire::GroupMessage<'_>, payload: &mut Payload) -> Result<Group
     if let Some(it) = message.body_as_read_index_response() {
         return Ok(GroupBody::ReadIndexResponse { context: it.context(), index: it.index() });
     }
+    if let Some(it) = message.body_as_gone() {
+        return Ok(GroupBody::Gone { index: it.index() });
+    }
     if let Some(it) = message.body_as_sleep() {
         return Ok(GroupBody::Sleep { commit: it.commit() });
     }
@@ -202,7 +205,6 @@ fn election_body(message: &wire::GroupMessage<'_>) -> Result<GroupBody, DecodeEr
         wire::Body::TimeoutNow => Ok(GroupBody::TimeoutNow),
         wire::Body::Join => Ok(GroupBody::Join),
         wire::Body::Invite => Ok(GroupBody::Invite),
-        wire::Body::Gone => Ok(GroupBody::Gone),
         other => Err(DecodeError::UnknownVariant { what: "message", code: u64::from(other.0) }),
     }
 }

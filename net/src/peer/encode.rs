@@ -275,7 +275,9 @@ fn body(builder: &mut Builder, body: &GroupBody) -> (wire::Body, WIPOffset<Union
         GroupBody::Invite => {
             (Body::Invite, wire::Invite::create(builder, &wire::InviteArgs {}).as_union_value())
         }
-        GroupBody::Gone => (Body::Gone, wire::Gone::create(builder, &wire::GoneArgs {}).as_union_value()),
+        GroupBody::Gone { index } => {
+            (Body::Gone, wire::Gone::create(builder, &wire::GoneArgs { index }).as_union_value())
+        }
         GroupBody::Sleep { commit } => {
             (Body::Sleep, wire::Sleep::create(builder, &wire::SleepArgs { commit }).as_union_value())
         }

@@ -73,7 +73,7 @@ fn bodies() -> impl Strategy<Value = GroupBody> {
         Just(GroupBody::TimeoutNow),
         Just(GroupBody::Join),
         Just(GroupBody::Invite),
-        Just(GroupBody::Gone),
+        position().prop_map(|index| GroupBody::Gone { index }),
         position().prop_map(|commit| GroupBody::Sleep { commit }),
     ]
 }

@@ -1,0 +1,158 @@
+//! Who belongs to the groups: what a leader changes by itself, and what follows from every change.
+//!
+//! A leader derives what to do from the configuration alone, anew each round, so a new one goes on where the old one
+//! stopped: a learner that has caught up becomes a voter, in one change that removes
+//! whatever else its node has in the group (the replica it replaces); a node whose replica is silent for long, or where an
+//! operator wants one, is invited to make one. One change is in flight at a time.
+
+use net::map::ReplicaInfo;
+use net::peer::{GroupBody, GroupMessage};
+use raft::{ConfChange, ConfChangeStep, Entry, EntryKind, Nanos, NodeId, PeerState};
+
+use super::{Core, usize_of};
+use crate::{placement, replica_id};
+
+/// Ticks between two rounds.
+const ROUND_TICKS: u32 = 5;
+/// Time between two invitations of one node.
+const INVITE_PAUSE: Nanos = Nanos::from_millis(1_000);
+/// How long a member may be silent before its node is asked whether it still has it: one that has answers by itself.
+const SILENT_BEFORE_INVITED: Nanos = Nanos::from_millis(10_000);
+/// How long an operator's wish for a replica on a node is pursued.
+pub(super) const WISH_LASTS: Nanos = Nanos::from_millis(120_000);
+
+impl Core {
+    /// Carries out the committed changes among `entries` at once; they reach the state machine in their turn.
+    pub(super) fn apply_conf_changes(&mut self, shard: u32, entries: &[Entry]) {
+        let Some(last) = entries.last() else { return };
+        let replica = self.replica_mut(shard);
+        replica.conf_index = last.index;
+        for entry in entries.iter().filter(|entry| entry.kind == EntryKind::ConfChange) {
+            let members = self.replica_mut(shard).raft.apply_conf_change(entry);
+            tracing::info!(shard, index = entry.index.0, ?members, "the group changed");
+            self.follow_membership(shard);
+        }
+    }
+
+    /// The map, the preferred leader and this replica's priority follow the group's configuration.
+    pub(super) fn follow_membership(&mut self, shard: u32) {
+        let this_node = self.config.node;
+        let replica = self.replicas[usize_of(shard)].as_mut().expect("hosted here");
+        replica.conf_state = replica.raft.conf_state();
+        let nodes = placement::voter_nodes(&replica.conf_state);
+        if !nodes.is_empty() {
+            let preferred = placement::preferred_leader(shard, &nodes);
+            let id = replica.conf_state.voters.iter().find(|id| replica_id::node_of(id.0) == preferred);
+            replica.preferred_leader = id.copied();
+        }
+        let priority =
+            if nodes.contains(&this_node) { placement::priority(shard, this_node, &nodes) } else { 0 };
+        replica.raft.set_priority(priority);
+        let members: Vec<u64> = replica.members().map(|id| replica_id::node_of(id.0)).collect();
+        self.list_replicas(shard, &members);
+        self.status_due = true;
+    }
+
+    /// Sets the nodes that hold replicas of a shard, as the map tells them.
+    pub(super) fn list_replicas(&mut self, shard: u32, members: &[u64]) {
+        let nodes = self.map.nodes.iter().filter(|node| members.contains(&node.id));
+        let replicas = nodes
+            .map(|node| ReplicaInfo { node: node.id, core: placement::core_of(shard, node.cores) })
+            .collect();
+        self.map.shards[usize_of(shard)].replicas = replicas;
+    }
+
+    /// A leader's round over its groups that are awake.
+    pub(super) fn tick_membership(&mut self) {
+        if !self.ticks.is_multiple_of(ROUND_TICKS) {
+            return;
+        }
+        for position in 0..self.awake.len() {
+            let shard = self.awake[position];
+            let leads = |replica: &crate::replica::Replica| replica.raft.is_leader();
+            if self.replicas[usize_of(shard)].as_ref().is_some_and(leads) {
+                self.mend_group(shard);
+            }
+        }
+    }
+
+    fn mend_group(&mut self, shard: u32) {
+        let now = self.now;
+        let replica = self.replicas[usize_of(shard)].as_mut().expect("hosted here");
+        replica.invited.retain(|(_, until)| *until > now);
+        // A joint configuration Raft leaves by itself.
+        let steps = replica.promotion();
+        if !steps.is_empty() {
+            return self.change_group(shard, steps);
+        }
+        replica.note_silence(now);
+        if now >= replica.invites_at {
+            replica.invites_at = now.saturating_add(INVITE_PAUSE);
+            self.invite(shard);
+        }
+    }
+
+    /// Takes a replica into the group, as a learner. A learner of the same node that is silent makes room for it.
+    pub(super) fn take_in(&mut self, shard: u32, id: NodeId) {
+        let replica = self.replica_mut(shard);
+        let node = replica_id::node_of(id.0);
+        let neighbours: Vec<NodeId> =
+            replica.members().filter(|other| replica_id::node_of(other.0) == node).collect();
+        // Two replicas of one node cannot both live: as long as the other one speaks, this message is an old one.
+        if replica.raft.peers().any(|peer| peer.active && neighbours.contains(&peer.node)) {
+            return;
+        }
+        let mut steps = vec![ConfChangeStep::AddLearner(id)];
+        let learners = neighbours.iter().filter(|other| replica.conf_state.learners.contains(other));
+        steps.extend(learners.map(|other| ConfChangeStep::Remove(*other)));
+        self.change_group(shard, steps);
+    }
+
+    /// Proposes a change; whether it is wanted still is looked at again in the next round.
+    fn change_group(&mut self, shard: u32, steps: Vec<ConfChangeStep>) {
+        let change = ConfChange { steps };
+        match self.replica_mut(shard).raft.propose_conf_change(&change) {
+            Ok((_, index)) => tracing::info!(shard, index = index.0, ?change, "changing the group"),
+            Err(error) => tracing::debug!(shard, ?change, %error, "the group cannot be changed now"),
+        }
+        self.touch(shard);
+    }
+
+    /// Asks the nodes where a replica is wanted, or lost, to make one. One that has its replica ignores it.
+    fn invite(&mut self, shard: u32) {
+        let now = self.now;
+        let replica = self.replicas[usize_of(shard)].as_ref().expect("hosted here");
+        let (from, term) = (replica.raft_id, replica.raft.term().0);
+        let wished = replica.invited.iter().map(|(node, _)| *node);
+        let lost = replica.silent_members(now, SILENT_BEFORE_INVITED).map(|id| replica_id::node_of(id.0));
+        for node in wished.chain(lost) {
+            let message = GroupMessage { group: shard, from, to: node, term, body: GroupBody::Invite };
+            self.outbox.push(node, message);
+        }
+    }
+}
+
+impl crate::replica::Replica {
+    /// What makes a voter of a learner that has caught up, and removes what else its node has in the group; nothing if
+    /// there is none.
+    fn promotion(&mut self) -> Vec<ConfChangeStep> {
+        let learner = self.conf_state.learners.iter().copied().find(|learner| {
+            let target = self.catch_up_target;
+            self.raft.peers().any(|peer| {
+                peer.node == *learner
+                    && peer.active
+                    && peer.state == PeerState::Replicate
+                    && target.is_some_and(|target| peer.match_index >= target)
+            })
+        });
+        // What the log held a round ago must be on its disk now: the last round of thesis §4.2.1.
+        let learns = !self.conf_state.learners.is_empty();
+        self.catch_up_target = learns.then(|| self.raft.last_index());
+        let Some(learner) = learner else { return Vec::new() };
+        let node = replica_id::node_of(learner.0);
+        let mut steps = vec![ConfChangeStep::AddVoter(learner)];
+        let others = self.members().filter(|id| *id != learner && replica_id::node_of(id.0) == node);
+        steps.extend(others.map(ConfChangeStep::Remove));
+        steps
+    }
+}
