@@ -137,7 +137,7 @@ impl Core {
         let now = self.now;
         let Some(replica) = self.replicas[usize_of(shard)].as_mut() else { return };
         // It speaks of another replica, or of a time before this one was taken in.
-        let stale = term < replica.raft.term().0 || index < replica.raft.committed().0;
+        let stale = !replica.raft.believes_dismissal(Term(term)) || index < replica.raft.committed().0;
         if replica.raft_id != to || stale {
             return;
         }
