@@ -13,8 +13,6 @@ mod reference;
 mod stale_reads;
 mod state_equality;
 
-use std::collections::HashMap;
-
 use raft::testing::checker::{ElectionSafety, LeaderCompleteness, LogMatching, Violation};
 use raft::{ConfState, Index, NodeId, Role, Term};
 use wal::Lsn;
@@ -63,13 +61,14 @@ struct Seen {
 /// All checkers of one world.
 pub struct Oracle {
     shards: Vec<Shard>,
-    /// By node and shard; gone while the node is down.
-    seen: HashMap<(u64, u32), Seen>,
+    /// By node (from 1) and shard; gone while the node is down.
+    seen: Vec<Vec<Option<Seen>>>,
 }
 
 impl Oracle {
-    /// Nothing has happened yet, in a cluster of shards with these first members (the meta shard's first).
-    pub fn new(founders: &[ConfState]) -> Oracle {
+    /// Nothing has happened yet, in a cluster of so many nodes and of shards with these first members (the meta shard's
+    /// first).
+    pub fn new(nodes: usize, founders: &[ConfState]) -> Oracle {
         let shard = |founders| Shard {
             election: ElectionSafety::default(),
             matching: LogMatching::default(),
@@ -78,7 +77,11 @@ impl Oracle {
             reference: reference::Reference::new(founders),
             equality: state_equality::StateEquality::default(),
         };
-        Oracle { shards: founders.iter().map(shard).collect(), seen: HashMap::new() }
+        let unseen = || founders.iter().map(|_| None).collect();
+        Oracle {
+            shards: founders.iter().map(shard).collect(),
+            seen: (0..=nodes).map(|_| unseen()).collect(),
+        }
     }
 
     fn shard(&self, shard: u32) -> &Shard {
@@ -89,16 +92,20 @@ impl Oracle {
         &mut self.shards[usize::try_from(shard).expect("64-bit machine")]
     }
 
+    fn seen_mut(&mut self, node: u64, shard: u32) -> &mut Option<Seen> {
+        &mut self.seen[place(node)][place(u64::from(shard))]
+    }
+
     /// A core has had a turn, or has just started.
     pub fn observe(&mut self, node: u64, core: &Core, disk: &SimDisk) -> Verdict {
         for replica in core.replicas() {
-            let mut seen = match self.seen.remove(&(node, replica.id.shard)) {
+            let mut seen = match self.seen_mut(node, replica.id.shard).take() {
                 Some(seen) if seen.raft_id == replica.raft.id().0 => seen,
                 _ => Seen::new(core, replica),
             };
             let shard = self.shard_mut(replica.id.shard);
             let verdict = shard.observe(&mut seen, core, replica, disk);
-            self.seen.insert((node, replica.id.shard), seen);
+            *self.seen_mut(node, replica.id.shard) = Some(seen);
             verdict?;
         }
         Ok(())
@@ -106,7 +113,7 @@ impl Oracle {
 
     /// A node's process is gone.
     pub fn forget(&mut self, node: u64) {
-        self.seen.retain(|(of, _), _| *of != node);
+        self.seen[place(node)].fill_with(|| None);
     }
 
     /// The newest entry of a shard that is known to be committed.
@@ -128,7 +135,8 @@ impl Oracle {
     /// A node tells a client that its write is done.
     pub fn observe_claim(&self, node: u64, claim: &Claim) -> Verdict {
         let shard = self.shard(claim.shard);
-        let flushed = self.seen.get(&(node, claim.shard)).map_or(0, |seen| seen.flushed);
+        let seen = &self.seen[place(node)][place(u64::from(claim.shard))];
+        let flushed = seen.as_ref().map_or(0, |seen| seen.flushed);
         acknowledgement::check(claim, node, flushed, &shard.commitment, &shard.reference)
     }
 
@@ -136,6 +144,10 @@ impl Oracle {
     pub fn observe_stale_read(&self, node: u64, read: &StaleRead<'_>) -> Verdict {
         stale_reads::check(&self.shard(read.shard).reference, node, read)
     }
+}
+
+fn place(number: u64) -> usize {
+    usize::try_from(number).expect("small")
 }
 
 impl Seen {

@@ -122,7 +122,7 @@ impl World {
             now: 0,
             network: Network::new(plan.network.clone(), stream("network"), nodes.len(), cores),
             workload: Workload::new(&plan, stream("workload")),
-            oracle: Oracle::new(&founders),
+            oracle: Oracle::new(nodes.len(), &founders),
             nodes,
             streams,
             healed: false,
@@ -359,7 +359,7 @@ impl World {
 /// Between two wake-ups of an idle core.
 const CLOCK: u64 = 25 * MS;
 /// Every so many turns the machines check themselves thoroughly.
-const DEEP_LOOK_TURNS: u64 = 64;
+const DEEP_LOOK_TURNS: u64 = 251;
 
 /// The configuration that a cluster of this shape has.
 fn configuration(plan: &Plan) -> config::Config {
