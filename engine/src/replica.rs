@@ -249,6 +249,12 @@ impl Replica {
         self.members().any(|id| id.0 == self.raft_id)
     }
 
+    /// Whether it votes in its group, as far as it knows.
+    pub fn is_voter(&self) -> bool {
+        let mut voters = self.conf_state.voters.iter().chain(&self.conf_state.voters_outgoing);
+        voters.any(|id| id.0 == self.raft_id)
+    }
+
     /// Whether nothing here waits for time to pass or for work to end.
     pub fn is_quiet(&self) -> bool {
         let no_writes = self.on_flush.is_empty() && self.on_commit.is_empty() && self.on_apply.is_empty();

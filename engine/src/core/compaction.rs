@@ -11,6 +11,7 @@
 //!
 //! Invariant: nothing is dropped that is not applied and durable in this replica's state machine.
 
+use raft::mutation::{self, Mutation};
 use raft::{Index, Nanos};
 
 use super::effect::Engine;
@@ -22,6 +23,8 @@ use crate::replica_id;
 const ROUND_TICKS: u32 = 5;
 /// Entries a compaction must free to be worth a log entry.
 const COMPACTION_ENTRIES_MIN: u64 = 256;
+/// And of a log that may hold few entries, counted at this size, as many as it may hold.
+const ENTRY_BYTES: u64 = 512;
 /// By how much the bounds grow while a snapshot of the shard is being sent.
 const SENDING_FACTOR: u64 = 4;
 /// Pause between two durability queries of a replica; doubled while they tell nothing new.
@@ -38,7 +41,8 @@ impl Core {
             let Some(replica) = self.replicas[position].as_ref() else { continue };
             let shard = replica.id.shard;
             if replica.is_awake && replica.raft.is_leader() {
-                self.propose_compaction(shard, COMPACTION_ENTRIES_MIN);
+                let entries_min = COMPACTION_ENTRIES_MIN.min(self.config.log_bytes_max / ENTRY_BYTES);
+                self.propose_compaction(shard, entries_min);
             }
             self.compact(shard);
             self.take_snapshot_if_due(shard);
@@ -94,7 +98,10 @@ impl Core {
     /// Drops what all agreed to drop and this state machine holds durably.
     fn compact(&mut self, shard: u32) {
         let replica = self.replicas[usize_of(shard)].as_ref().expect("hosted here");
-        let index = replica.compaction_agreed.min(replica.applied_durable);
+        let index = match mutation::active(Mutation::CompactPastDurable) {
+            true => replica.compaction_agreed,
+            false => replica.compaction_agreed.min(replica.applied_durable),
+        };
         self.compact_to(shard, index);
         let replica = self.replicas[usize_of(shard)].as_ref().expect("hosted here");
         // What is agreed but not durable counts against the shard's bound as well.
@@ -112,7 +119,8 @@ impl Core {
         if index <= replica.compacted || replica.incoming.is_some() {
             return;
         }
-        assert!(index <= replica.applied_durable, "shard {shard}: entries a restart would need");
+        let may_go = index <= replica.applied_durable || mutation::active(Mutation::CompactPastDurable);
+        assert!(may_go, "shard {shard}: entries a restart would need");
         let mut wal = self.wal.borrow_mut();
         if let Ok(term) = wal.term(replica.stream, index.0) {
             wal.compact_to(replica.stream, index.0, term);

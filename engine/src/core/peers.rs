@@ -6,6 +6,7 @@ use net::map::ClusterMap;
 use net::peer::{GroupBody, GroupMessage};
 use raft::{Message, MessageBody, Nanos, NodeId, StepError};
 
+use super::replicas::JOIN_PAUSE;
 use super::{Core, Effect, Parcel, usize_of};
 use crate::{convert, placement, replica_id};
 
@@ -205,6 +206,7 @@ impl Core {
                 let from_leader = replica.raft.leader() == Some(from) && replica.raft.term() == term;
                 if let Some(commit) = told.filter(|_| from_leader) {
                     replica.gone_since = None;
+                    replica.joins_at = now.saturating_add(JOIN_PAUSE);
                     replica.note_commit(commit, now);
                 }
             }

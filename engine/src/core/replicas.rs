@@ -31,7 +31,7 @@ pub(super) struct Creating {
 }
 
 /// Time between two requests to be taken in.
-const JOIN_PAUSE: Nanos = Nanos::from_millis(1_000);
+pub(super) const JOIN_PAUSE: Nanos = Nanos::from_millis(1_000);
 /// How long leaders must be through with a replica, and none feed it, before it goes.
 const GONE_AFTER: Nanos = Nanos::from_millis(2_500);
 
@@ -86,11 +86,13 @@ impl Core {
         self.start_replica(id, seed).expect("an empty replica hangs together");
     }
 
-    /// A replica of this node asks to be taken in, if it is time.
+    /// A replica of this node asks to be taken in, or whether it still is, if it is time.
     pub(super) fn ask_to_join(&mut self, shard: u32) {
         let now = self.now;
         let replica = self.replica_mut(shard);
-        if replica.is_member() || now < replica.joins_at {
+        // A voter that was removed without hearing of it stands for election, and is told. A learner never does: when it
+        // hears nothing it asks, whether it is one yet or not.
+        if replica.is_voter() || now < replica.joins_at {
             return;
         }
         replica.joins_at = now.saturating_add(JOIN_PAUSE);

@@ -16,6 +16,7 @@
 
 use std::collections::VecDeque;
 
+use raft::mutation::{self, Mutation};
 use raft::{Index, Message, MessageBody, Nanos, NodeId, SnapshotMeta};
 
 use super::effect::Engine;
@@ -191,7 +192,9 @@ impl Core {
             Ok(installed) => {
                 let meta = snapshot.meta;
                 assert_eq!(installed.applied, meta.index, "the snapshot holds what it says");
-                self.wal.borrow_mut().reset(replica.stream, meta.index.0, meta.term.0);
+                if !mutation::active(Mutation::SkipStreamReset) {
+                    self.wal.borrow_mut().reset(replica.stream, meta.index.0, meta.term.0);
+                }
                 replica.follow_snapshot(installed, now);
                 replica.raft.on_snapshot_installed(&meta);
                 self.counters.snapshots_installed += 1;

@@ -78,10 +78,7 @@ impl Oracle {
             equality: state_equality::StateEquality::default(),
         };
         let unseen = || founders.iter().map(|_| None).collect();
-        Oracle {
-            shards: founders.iter().map(shard).collect(),
-            seen: (0..=nodes).map(|_| unseen()).collect(),
-        }
+        Oracle { shards: founders.iter().map(shard).collect(), seen: (0..=nodes).map(|_| unseen()).collect() }
     }
 
     fn shard(&self, shard: u32) -> &Shard {

@@ -20,6 +20,7 @@ use crate::convert;
 use crate::core::TakenSnapshot;
 use crate::core::{
     ApplyBatch, Effect, Event, Installed, Origin, ReadTask, ReceivedSnapshot, ReplicaId, SnapshotOffer,
+    TakenSnapshot,
 };
 use crate::placement;
 use crate::store::{ReadTier, StorageEngine};

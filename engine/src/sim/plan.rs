@@ -298,8 +298,8 @@ impl Disk {
             slow: on(rng, 400_000, 2 * SECOND, 20 * SECOND),
             slow_factor: rng.between(5, 200),
             full: on(rng, 250_000, 5 * SECOND, 20 * SECOND),
-            damage: 0 * on(rng, 350_000, 100_000, 500_000),
-            wipe: 0 * on(rng, 350_000, 50_000, 400_000),
+            damage: on(rng, 350_000, 100_000, 500_000),
+            wipe: on(rng, 350_000, 50_000, 400_000),
         }
     }
 }

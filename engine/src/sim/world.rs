@@ -244,6 +244,11 @@ impl World {
         note!(self.now, self.nodes[node].id, 0, "start", life = self.nodes[node].life + 1);
         let Self { nodes, setup, streams, .. } = self;
         nodes[node].start(setup, self.now, &mut streams.executor);
+        // What was thought lost may have been found whole.
+        let running = nodes[node].cores.iter().filter_map(|slot| slot.running.as_ref());
+        for replica in running.flat_map(|core| core.replicas()) {
+            self.lost.remove(&(replica.id.shard, replica.raft.id().0));
+        }
         for core in 0..self.nodes[node].cores.len() {
             let place = self.place(node, core);
             self.look(place)?;

@@ -36,6 +36,9 @@ struct Arguments {
     /// Worlds at a time; all CPUs if not given.
     #[arg(long)]
     jobs: Option<usize>,
+    /// Go on after a world that failed (not possible where a machine's own assertion ended the process).
+    #[arg(long)]
+    keep_going: bool,
     /// Build a deliberate bug in (needs the feature `mutations`).
     #[arg(long)]
     mutate: Option<String>,
@@ -174,7 +177,7 @@ fn sweep(arguments: &Arguments) -> ExitCode {
         for _ in 0..jobs {
             scope.spawn(|| {
                 build_in(arguments.mutate.as_deref());
-                while begun.elapsed() < until && !failed.load(Ordering::Relaxed) {
+                while begun.elapsed() < until && (arguments.keep_going || !failed.load(Ordering::Relaxed)) {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
                     if seed > last {
                         break;
@@ -182,7 +185,11 @@ fn sweep(arguments: &Arguments) -> ExitCode {
                     let report = sim::run(&options(arguments, seed));
                     total.lock().expect("no thread panics and lives").add(&report);
                     if let Some(failure) = report.failure {
-                        eprintln!("{}", failure.text);
+                        let text = match arguments.keep_going {
+                            true => format!("seed {seed} FAILED: {}", failure.violation),
+                            false => failure.text,
+                        };
+                        eprintln!("{text}");
                         failed.store(true, Ordering::Relaxed);
                     }
                 }
