@@ -106,11 +106,12 @@ impl Core {
     /// A replica asks to be taken in. Its group's leader does so if it takes the place of a lost one on its node, or if an
     /// operator wanted it there.
     pub(super) fn on_join(&mut self, shard: u32, from: u64) {
+        // The group may sleep while its leader's disks were exchanged: its node lives, and the leader does not.
+        self.wake(shard);
         let Some(replica) = self.replicas[usize_of(shard)].as_ref() else { return };
         if !replica.raft.is_leader() || replica.members().any(|id| id.0 == from) {
             return;
         }
-        self.wake(shard);
         let node = replica_id::node_of(from);
         let replica = self.replica_mut(shard);
         let takes_a_place = replica.members().any(|id| replica_id::node_of(id.0) == node);
