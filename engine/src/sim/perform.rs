@@ -17,7 +17,6 @@ use super::store::Image;
 use super::trace::note;
 use super::world::{Happening, Place, World};
 use crate::convert;
-use crate::core::TakenSnapshot;
 use crate::core::{
     ApplyBatch, Effect, Event, Installed, Origin, ReadTask, ReceivedSnapshot, ReplicaId, SnapshotOffer,
     TakenSnapshot,
