@@ -1,0 +1,108 @@
+//! `ringkv admin` against a real cluster, as an operator would go through it; what it prints and how it exits.
+
+#[allow(dead_code, unused_imports)] // each test binary uses its own part
+#[path = "harness/harness.rs"]
+mod harness;
+
+use std::collections::BTreeSet;
+use std::process::Command;
+
+use harness::{Cluster, Settings};
+use serde_json::Value;
+
+const RINGKV: &str = env!("CARGO_BIN_EXE_ringkv");
+
+/// How a command ended, and what it said.
+struct Said {
+    code: Option<i32>,
+    out: String,
+    error: String,
+}
+
+fn ringkv(cluster: &Cluster, arguments: &str) -> Said {
+    let mut command = Command::new(RINGKV);
+    command.args(arguments.split_whitespace()).args(["--endpoints", &cluster.endpoints().join(",")]);
+    let output = command.output().expect("the binary starts");
+    let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let said = Said { code: output.status.code(), out: said(&output.stdout), error: said(&output.stderr) };
+    eprintln!("$ ringkv {arguments}\n{}{}", said.out, said.error);
+    said
+}
+
+fn done(cluster: &Cluster, arguments: &str) -> String {
+    let said = ringkv(cluster, arguments);
+    assert_eq!(said.code, Some(0), "{arguments}: {}{}", said.out, said.error);
+    said.out
+}
+
+fn refused(cluster: &Cluster, arguments: &str, code: i32, why: &str) {
+    let said = ringkv(cluster, arguments);
+    assert_eq!(said.code, Some(code), "{arguments}: {}{}", said.out, said.error);
+    assert!(said.error.contains(why), "{arguments}: {}", said.error);
+}
+
+fn described(cluster: &Cluster) -> Value {
+    let text = done(cluster, "admin describe --shard 1 --output json");
+    serde_json::from_str(&text).expect("one JSON document")
+}
+
+fn voters(described: &Value) -> BTreeSet<u64> {
+    let members = described["members"].as_array().expect("a list");
+    let voters = members.iter().filter(|member| member["role"] == "voter");
+    voters.map(|member| member["node"].as_u64().expect("a number")).collect()
+}
+
+#[test]
+fn an_operator_moves_a_replica_and_a_leader_and_looks_after_the_log() {
+    let cluster = Cluster::start(Settings { nodes: 4, replicas: 3, shards: 2, ..Settings::default() });
+    cluster.wait_until_all_shards_have_leaders();
+    for key in 0..40 {
+        done(&cluster, &format!("set key{key} value"));
+    }
+
+    let before = described(&cluster);
+    let nodes = voters(&before);
+    assert_eq!(nodes.len(), 3, "{before}");
+    assert_eq!(before["members"][0]["generation"], "founding");
+    let newcomer = (1..=4).find(|node| !nodes.contains(node)).expect("three of four");
+    let leader = before["leader"].as_u64().expect("a number");
+    let follower = *nodes.iter().find(|node| **node != leader).expect("three");
+
+    refused(&cluster, &format!("admin add-replica --shard 1 --node {follower}"), 1, "already");
+    refused(&cluster, &format!("admin remove-replica --shard 1 --node {newcomer}"), 1, "no replica");
+    refused(&cluster, "admin add-replica --shard 1 --node 9", 1, "no node 9");
+    refused(&cluster, "admin describe --shard 77", 3, "no shard 77");
+    refused(&cluster, "admin add-replica --shard 1", 2, "--node");
+
+    let said = done(&cluster, &format!("admin add-replica --shard 1 --node {newcomer} --wait"));
+    assert_eq!(said, format!("shard 1: node {newcomer} has a replica that votes\n"));
+    let with = described(&cluster);
+    assert_eq!(voters(&with), (1..=4).collect(), "{with}");
+    let founding = |member: &&Value| member["generation"] == "founding";
+    assert_eq!(with["members"].as_array().expect("a list").iter().filter(founding).count(), 3, "{with}");
+
+    done(&cluster, &format!("admin remove-replica --shard 1 --node {leader} --wait"));
+    let without = described(&cluster);
+    assert!(!voters(&without).contains(&leader) && without["leader"] != leader, "{without}");
+
+    done(&cluster, &format!("admin transfer-leader --shard 1 --node {newcomer} --wait"));
+    done(&cluster, "admin transfer-leader --shard 1 --wait");
+
+    let text = done(&cluster, "admin snapshot --shard 1 --wait --output json");
+    let snapshot: Value = serde_json::from_str(&text).expect("one JSON document");
+    assert_eq!(snapshot["done"], true);
+    assert!(snapshot["description"]["snapshot"]["index"].as_u64() >= snapshot["index"].as_u64(), "{snapshot}");
+    done(&cluster, "admin compact --shard 1 --wait");
+    assert!(described(&cluster)["first_index"].as_u64() > before["first_index"].as_u64());
+
+    let table = done(&cluster, "admin describe");
+    for shard in 0..=2 {
+        assert!(table.contains(&format!("shard {shard}: node ")), "{table}");
+    }
+    let status: Value =
+        serde_json::from_str(&done(&cluster, "status --output json")).expect("one JSON document");
+    let replicas: BTreeSet<u64> =
+        status["shards"][1]["members"].as_array().expect("a list").iter().filter_map(Value::as_u64).collect();
+    assert_eq!(replicas, voters(&described(&cluster)), "{status}");
+    assert_eq!(done(&cluster, "get key7"), "value\n");
+}
