@@ -13,7 +13,7 @@ mod sections;
 
 pub use sections::{
     Cluster, ClusterNode, EngineKind, Limits, Listen, Log, LogFormat, Node, RaftSection, Snapshot, Storage,
-    WalSection,
+    WalIo, WalSection,
 };
 
 /// The whole configuration of one node.

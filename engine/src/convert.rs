@@ -9,9 +9,18 @@ use raft::{
 };
 
 use crate::command::{self, KeyPlace, NewValue};
+use crate::config::WalIo;
 use crate::identity::{Standing, StoreId};
 use crate::machine::{MutationOutcome, Outcome};
 use crate::store::snapshot::{Manifest, SnapshotFile};
+
+/// How the log is written, as the log names it.
+pub fn wal_io(io: WalIo) -> wal::disk::Io {
+    match io {
+        WalIo::Direct => wal::disk::Io::Direct,
+        WalIo::Buffered => wal::disk::Io::Buffered,
+    }
+}
 
 /// An entry of Raft as the log stores it.
 pub fn wal_entry(entry: Entry) -> wal::Entry {

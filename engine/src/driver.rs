@@ -55,7 +55,7 @@ pub struct CoreParts {
     /// The machine, recovered.
     pub core: Core,
     /// The log's files.
-    pub disk: wal::disk::dma::DmaDisk,
+    pub disk: wal::disk::RealDisk,
     /// The storage threads.
     pub store: Store,
     /// The channels to the other cores.

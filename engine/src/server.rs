@@ -12,7 +12,7 @@ use std::time::Instant;
 use net::map::ClusterMap;
 use raft::Nanos;
 use thiserror::Error;
-use wal::disk::dma::OpenError;
+use wal::disk::OpenError;
 use wal::{RecoveryMode, WalConfig};
 
 mod open;

@@ -1,10 +1,11 @@
 //! The crashes of `crash.rs` on real files: what a power failure leaves of the simulated disk is put into a folder, and
-//! opened through io_uring and direct I/O.
+//! opened through io_uring and direct I/O, and through the page cache.
 
 #[path = "support/model.rs"]
 mod model;
 #[path = "support/node.rs"]
 mod node;
+#[macro_use]
 #[path = "support/rig.rs"]
 mod rig;
 
@@ -15,6 +16,7 @@ use glommio::{LocalExecutorBuilder, Placement};
 use model::{Command, payload};
 use node::{Node, tiny};
 use rig::{Rig, folder};
+use wal::disk::Io;
 use wal::disk::sim::Landing;
 use wal::{BLOCK, BatchId, Entry, Lsn, StreamId, StreamState};
 
@@ -43,22 +45,25 @@ fn three_under_way() -> Node {
 }
 
 /// Restarts on real files after a crash; where the log then ends.
-async fn restarted(node: &Node, landing: impl FnMut(BatchId, usize) -> Landing) -> Lsn {
+async fn restarted(node: &Node, io: Io, landing: impl FnMut(BatchId, usize) -> Landing) -> Lsn {
     let mut disk = node.disk.clone();
     disk.crash_with(landing);
     let dir = folder();
     for (segment, bytes) in disk.files() {
         fs::write(dir.path().join(wal::file_name(segment)), bytes).expect("a file");
     }
-    let mut rig = Rig::open(dir.path(), &node.config).await.expect("a crash is not damage");
+    let mut rig = Rig::open(dir.path(), &node.config, io).await.expect("a crash is not damage");
     let end = rig.wal.borrow().end_lsn();
     assert!(end >= node.wal.flushed_lsn(), "acknowledged records are gone");
     rig.assert_holds(&node.model.at(end)).await;
     end
 }
 
-#[test]
-fn a_crash_around_every_sector_of_every_write_leaves_a_prefix_with_all_that_was_acknowledged() {
+over_both! {
+    a_crash_around_every_sector_of_every_write_leaves_a_prefix_with_all_that_was_acknowledged
+}
+
+fn a_crash_around_every_sector_of_every_write_leaves_a_prefix_with_all_that_was_acknowledged(io: Io) {
     let node = three_under_way();
     let mut lens = Vec::new();
     node.disk.clone().crash_with(|id, len| {
@@ -76,7 +81,7 @@ fn a_crash_around_every_sector_of_every_write_leaves_a_prefix_with_all_that_was_
             let between = (0..*torn_len).step_by(BYTES_STEP);
             for cut in cuts.chain(between).collect::<BTreeSet<usize>>() {
                 for others in [0_u32, 0b011, 0b101, 0b110, 0b111] {
-                    let end = restarted(&node, |id, _| {
+                    let end = restarted(&node, io, |id, _| {
                         let landed = others >> (id.0 % 3) & 1 == 1;
                         match (id == *torn, landed) {
                             (true, _) => Landing::Prefix(cut),

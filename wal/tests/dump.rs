@@ -2,6 +2,7 @@
 
 #[path = "support/model.rs"]
 mod model;
+#[allow(unused_macros, reason = "for tests that run over both ways to write files")]
 #[path = "support/rig.rs"]
 mod rig;
 
@@ -13,6 +14,7 @@ use std::process::Command;
 use glommio::{LocalExecutorBuilder, Placement};
 use model::payload;
 use rig::{Rig, folder};
+use wal::disk::Io;
 use wal::{BLOCK, Entry, StreamId, StreamState, WalConfig};
 
 fn waldump(args: &[&str], dir: &Path) -> (bool, String) {
@@ -34,7 +36,7 @@ fn a_folder_is_printed_and_verified_while_open_and_when_damaged() {
     };
     let executor = LocalExecutorBuilder::new(Placement::Unbound).make().expect("an executor");
     let first = executor.run(async {
-        let mut rig = Rig::open(dir.path(), &config).await.expect("a new folder");
+        let mut rig = Rig::open(dir.path(), &config, Io::Direct).await.expect("a new folder");
         rig.wal.borrow_mut().set_state(StreamId(5), StreamState { term: 3, vote: 2, commit: 1 });
         let entry = Entry { index: 1, term: 3, kind: 1, payload: payload(StreamId(5), 1, 3, 700) };
         rig.wal.borrow_mut().append(StreamId(5), &[entry]);

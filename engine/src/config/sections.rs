@@ -235,6 +235,8 @@ impl RaftSection {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct WalSection {
+    /// How its files are written.
+    pub io: WalIo,
     /// Size of a segment file.
     pub segment_bytes: u64,
     /// Size at which a batch stops growing; a single larger record goes out alone.
@@ -251,9 +253,20 @@ pub struct WalSection {
     pub retain_bytes: u64,
 }
 
+/// How the files of the write-ahead log are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WalIo {
+    /// Past the page cache, each write durable by itself.
+    Direct,
+    /// Through the page cache, then synced: for file systems without O_DIRECT.
+    Buffered,
+}
+
 impl Default for WalSection {
     fn default() -> Self {
         Self {
+            io: WalIo::Direct,
             segment_bytes: 64 * MIB,
             batch_bytes_max: MIB,
             inflight_max: 4,

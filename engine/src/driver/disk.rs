@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use raft::{Entry, FetchId, LogReadError};
-use wal::disk::dma::DmaDisk;
+use wal::disk::RealDisk;
 use wal::{ReadPlan, SegmentTask, WriteBatch};
 
 use super::inbox::Inbox;
@@ -17,7 +17,7 @@ use crate::fatal::{self, Reason};
 /// The log's files and where their completions go.
 #[derive(Clone)]
 pub(super) struct Disk {
-    disk: DmaDisk,
+    disk: RealDisk,
     dir: PathBuf,
     inbox: Rc<Inbox>,
     writing: Rc<Cell<usize>>,
@@ -27,7 +27,7 @@ pub(super) struct Disk {
 const SEGMENT_RETRY: Duration = Duration::from_millis(500);
 
 impl Disk {
-    pub fn new(disk: DmaDisk, dir: PathBuf, inbox: Rc<Inbox>) -> Disk {
+    pub fn new(disk: RealDisk, dir: PathBuf, inbox: Rc<Inbox>) -> Disk {
         Disk { disk, dir, inbox, writing: Rc::default() }
     }
 

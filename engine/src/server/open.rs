@@ -7,11 +7,12 @@ use std::io;
 
 use net::map::ShardInfo;
 use raft::{Index, NodeId, Term};
-use wal::disk::dma::DmaDisk;
+use wal::disk::RealDisk;
 use wal::{Recovered, StreamId, StreamState, Wal};
 
 use super::replicas::{Found, Held, Plan};
 use super::{CoreSetup, ServeError, random_seed};
+use crate::convert;
 use crate::core::ReplicaSeed;
 use crate::driver::Hosted;
 use crate::home::HomeError;
@@ -20,7 +21,7 @@ use crate::replica_id;
 
 /// A core's log and replicas, opened.
 pub(super) struct Opened {
-    pub disk: DmaDisk,
+    pub disk: RealDisk,
     pub wal: Wal,
     pub seeds: Vec<ReplicaSeed>,
     pub hosted: Vec<Hosted>,
@@ -30,7 +31,8 @@ impl CoreSetup {
     /// Recovers the log and opens the replicas. All streams of the core are durable when this returns.
     pub(super) async fn open(&self) -> Result<Opened, ServeError> {
         let core = self.mesh.core;
-        let (disk, recovered) = DmaDisk::open(&self.data.wal(core), &self.wal_config())
+        let io = convert::wal_io(self.config.wal.io);
+        let (disk, recovered) = RealDisk::open(&self.data.wal(core), &self.wal_config(), io)
             .await
             .map_err(|source| ServeError::Wal { core, source })?;
         let mut plan = self.plan(&recovered)?;
@@ -177,7 +179,7 @@ fn failed(shard: u32, error: &io::Error) -> ServeError {
 }
 
 /// Writes all that is queued and waits for it: nothing else runs yet.
-async fn flush(wal: &mut Wal, disk: &DmaDisk) -> io::Result<()> {
+async fn flush(wal: &mut Wal, disk: &RealDisk) -> io::Result<()> {
     while wal.flushed_lsn() < wal.end_lsn() {
         if let Some(batch) = wal.poll_write() {
             let id = batch.id;

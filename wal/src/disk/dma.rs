@@ -19,6 +19,7 @@ use std::rc::Rc;
 use glommio::GlommioError;
 use glommio::io::{DmaFile, OpenOptions, ReadResult};
 
+use super::folder::{self, OpenError};
 use crate::batch::WriteBatch;
 use crate::config::WalConfig;
 use crate::pool::SegmentTask;
@@ -27,11 +28,6 @@ use crate::recovery::{Recovered, Recovery, SegmentFile};
 use crate::segment::{SegmentHeader, file_name, parse_file_name, parse_unfinished_name, unfinished_name};
 use crate::types::{BLOCK_BYTES, SegmentId};
 use crate::width::{len_of, to_u64};
-
-#[path = "folder.rs"]
-mod folder;
-
-pub use folder::OpenError;
 
 /// Zeros written at once while filling a segment: small enough not to delay a batch.
 const FILL_BYTES: usize = 1 << 20;
@@ -67,6 +63,7 @@ impl DmaDisk {
     pub async fn open(dir: &Path, config: &WalConfig) -> Result<(Self, Recovered), OpenError> {
         config.validate().map_err(crate::error::RecoveryError::from)?;
         let (dir, lock) = folder::claim(dir)?;
+        folder::check_direct_io(&dir)?;
         let disk = Self { inner: Rc::new(Inner { dir, files: RefCell::new(BTreeMap::new()), _lock: lock }) };
         // glommio learns whether a device can be polled from the first file it opens there, by a read.
         // An empty file, or a hole, would answer without asking the device, and every later read fail.

@@ -1,4 +1,4 @@
-//! Claiming a WAL's folder: made, locked, and able to do what the log relies on.
+//! Claiming a WAL's folder: made and locked; and whether it is able to do what direct I/O relies on.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
@@ -19,9 +19,10 @@ pub enum OpenError {
         /// The folder.
         path: PathBuf,
     },
-    /// Use a file system that supports direct I/O (ext4, XFS).
+    /// Use a file system that supports direct I/O (ext4, XFS), or [`Io::Buffered`](super::Io::Buffered).
     #[error(
-        "{path}: this file system does not support O_DIRECT; put the data folder on ext4 or XFS on a local disk"
+        "{path}: this file system does not support O_DIRECT; put the data folder on ext4 or XFS on a local disk, \
+         or set wal.io = \"buffered\" (slower; and what lies in memory only, as on tmpfs, does not survive a reboot)"
     )]
     NoDirectIo {
         /// The folder.
@@ -93,7 +94,6 @@ pub(super) fn claim(dir: &Path) -> Result<(PathBuf, File), OpenError> {
     // A whole block on the disk, so that a direct read of it asks the device: see `DmaDisk::open`.
     let filled = lock.write_all_at(&[b'\n'; BLOCK_BYTES], 0).and_then(|()| lock.sync_all());
     filled.map_err(|source| OpenError::of(&path, source))?;
-    check_direct_io(&dir)?;
     // The folder itself must survive a crash, and so must its name.
     for folder in [Some(dir.as_path()), dir.parent()].into_iter().flatten() {
         let synced = File::open(folder).and_then(|folder| folder.sync_all());
@@ -104,7 +104,7 @@ pub(super) fn claim(dir: &Path) -> Result<(PathBuf, File), OpenError> {
 
 /// Opens the lock file with O_DIRECT: refused with EINVAL where the file system has none. A file system in
 /// memory (tmpfs) is refused too, whatever it says: nothing on it survives.
-fn check_direct_io(dir: &Path) -> Result<(), OpenError> {
+pub(super) fn check_direct_io(dir: &Path) -> Result<(), OpenError> {
     let path = dir.join(LOCK_NAME);
     let opened = OpenOptions::new().read(true).write(true).custom_flags(libc::O_DIRECT).open(&path);
     match opened {

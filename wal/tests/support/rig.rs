@@ -5,10 +5,22 @@ use std::cell::RefCell;
 use std::path::Path;
 use std::rc::Rc;
 
-use wal::disk::dma::{DmaDisk, OpenError};
+use wal::disk::{Io, OpenError, RealDisk};
 use wal::{SegmentId, Wal, WalConfig};
 
 use crate::model::{Streams, assert_holds};
+
+/// Runs each of these functions as a test of its own, over each way to write files.
+macro_rules! over_both {
+    ($($name:ident)*) => {
+        mod direct {
+            $(#[test] fn $name() { super::$name(wal::disk::Io::Direct) })*
+        }
+        mod buffered {
+            $(#[test] fn $name() { super::$name(wal::disk::Io::Buffered) })*
+        }
+    };
+}
 
 /// A folder on the disk the tests are built on, not one in memory.
 pub fn folder() -> tempfile::TempDir {
@@ -27,12 +39,12 @@ pub struct Written {
 
 pub struct Rig {
     pub wal: Rc<RefCell<Wal>>,
-    pub disk: DmaDisk,
+    pub disk: RealDisk,
 }
 
 impl Rig {
-    pub async fn open(dir: &Path, config: &WalConfig) -> Result<Self, OpenError> {
-        let (disk, recovered) = DmaDisk::open(dir, config).await?;
+    pub async fn open(dir: &Path, config: &WalConfig, io: Io) -> Result<Self, OpenError> {
+        let (disk, recovered) = RealDisk::open(dir, config, io).await?;
         Ok(Self { wal: Rc::new(RefCell::new(Wal::new(config.clone(), recovered))), disk })
     }
 
