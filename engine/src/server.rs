@@ -20,7 +20,7 @@ pub(crate) mod replicas;
 mod signals;
 
 use crate::bootstrap::Decision;
-use crate::config::{Config, EngineKind};
+use crate::config::{Config, EngineKind, WalIo};
 use crate::core::{Core, CoreConfig};
 use crate::driver::executor;
 use crate::driver::{self, CoreParts, Doors, Mesh, Store, StoreParams, Transfers};
@@ -225,6 +225,8 @@ fn open_shared(config: &Config) -> Result<Option<RocksShared>, ServeError> {
     }
     let bytes = |bytes: u64| usize::try_from(bytes).expect("64-bit machine");
     let shared = RocksShared::new(RocksConfig {
+        // What the file system cannot do for the log, it cannot do for tables.
+        direct_writes: config.wal.io == WalIo::Direct,
         block_cache_bytes: bytes(config.storage.cache_bytes / 4),
         blob_cache_bytes: bytes(config.storage.cache_bytes / 4 * 3),
         memtables_bytes: bytes(config.storage.write_buffer_bytes),

@@ -17,8 +17,8 @@ use wal::disk::dma::DmaDisk;
 use wal::{Entry, StreamId, Wal, WalConfig};
 
 const STREAM: StreamId = StreamId(1);
-/// Headers of a batch with one entry and, now and then, one compaction.
-const OVERHEAD_BYTES: usize = 160;
+/// Headers of a batch with one entry and, now and then, one compaction; and its directory of one stream.
+const OVERHEAD_BYTES: usize = 180;
 /// Compacting this often lets segments be recycled, as in a running node: none is filled with zeros meanwhile.
 const COMPACT_EVERY: u64 = 64;
 const BLOCKS_KIB: [usize; 4] = [4, 16, 128, 512];
@@ -60,7 +60,7 @@ fn compare(dir: &Path) {
         for depth in DEPTHS {
             let writes = (48 << 20_usize) / block.max(32 << 10);
             let mut rig = Rig::new(dir, block, depth);
-            rig.run(64);
+            rig.settle(block);
             let (mut ours, mut theirs) = (Vec::new(), Vec::new());
             for _ in 0..ROUNDS {
                 ours.push(mb_per_s(block, writes as u64, rig.run(writes as u64)));
@@ -91,6 +91,8 @@ struct Rig {
     executor: LocalExecutor,
     wal: Rc<RefCell<Wal>>,
     disk: DmaDisk,
+    /// Segment tasks under way.
+    tasks: Rc<Cell<usize>>,
     depth: usize,
     payload: Bytes,
     _dir: tempfile::TempDir,
@@ -119,14 +121,46 @@ impl Rig {
             (wal, disk)
         });
         let payload = Bytes::from(vec![7; block - OVERHEAD_BYTES]);
-        Self { executor, wal: Rc::new(RefCell::new(wal)), disk, depth, payload, _dir: dir }
+        Self {
+            executor,
+            wal: Rc::new(RefCell::new(wal)),
+            disk,
+            tasks: Rc::default(),
+            depth,
+            payload,
+            _dir: dir,
+        }
+    }
+
+    /// Comes to the steady state, in which segments are recycled and none is made any more: large blocks go through
+    /// several segments while they are measured, small ones through none.
+    fn settle(&mut self, block: usize) {
+        let segment_writes = self.wal.borrow().config().segment_bytes / block as u64;
+        self.run(if block < 128 << 10 { 64 } else { 8 * segment_writes });
+        let (wal, disk, tasks) = (Rc::clone(&self.wal), self.disk.clone(), Rc::clone(&self.tasks));
+        self.executor.run(async move {
+            loop {
+                let task = wal.borrow_mut().poll_segment_task();
+                if let Some(task) = task {
+                    disk.run_segment_task(&task).await.expect("room for the segments");
+                    wal.borrow_mut().on_segment_task_done(task);
+                } else if tasks.get() > 0 {
+                    glommio::timer::sleep(Duration::from_millis(1)).await;
+                } else {
+                    break;
+                }
+            }
+        });
     }
 
     /// Writes `writes` blocks, `depth` at a time; answers how long that took.
     fn run(&mut self, writes: u64) -> Duration {
         let left = Rc::new(Cell::new(writes));
         let workers: Vec<_> = (0..self.depth)
-            .map(|_| worker(Rc::clone(&self.wal), self.disk.clone(), Rc::clone(&left), self.payload.clone()))
+            .map(|_| {
+                let (wal, tasks, left) = (Rc::clone(&self.wal), Rc::clone(&self.tasks), Rc::clone(&left));
+                worker(wal, self.disk.clone(), tasks, left, self.payload.clone())
+            })
             .collect();
         self.executor.run(async {
             let start = Instant::now();
@@ -140,7 +174,13 @@ impl Rig {
 }
 
 /// Keeps one write in flight: with as many workers as places, none ever waits for a place.
-async fn worker(wal: Rc<RefCell<Wal>>, disk: DmaDisk, left: Rc<Cell<u64>>, payload: Bytes) {
+async fn worker(
+    wal: Rc<RefCell<Wal>>,
+    disk: DmaDisk,
+    tasks: Rc<Cell<usize>>,
+    left: Rc<Cell<u64>>,
+    payload: Bytes,
+) {
     while left.get() > 0 {
         let batch = {
             let mut wal = wal.borrow_mut();
@@ -164,10 +204,12 @@ async fn worker(wal: Rc<RefCell<Wal>>, disk: DmaDisk, left: Rc<Cell<u64>>, paylo
         }
         let task = wal.borrow_mut().poll_segment_task();
         if let Some(task) = task {
-            let (wal, disk) = (Rc::clone(&wal), disk.clone());
+            let (wal, disk, tasks) = (Rc::clone(&wal), disk.clone(), Rc::clone(&tasks));
+            tasks.set(tasks.get() + 1);
             let run = async move {
                 disk.run_segment_task(&task).await.expect("room for the segments");
                 wal.borrow_mut().on_segment_task_done(task);
+                tasks.set(tasks.get() - 1);
             };
             glommio::spawn_local(run).detach();
         }

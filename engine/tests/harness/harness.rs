@@ -7,6 +7,7 @@
 //!     status   a node's account of itself
 //!   forge      frames that no honest client sends, kernels that no honest host runs
 //!   wire       the binary protocol on a plain blocking socket, for what the client library would never send
+//!   strace     what nodes ask of the kernel, and calls that fail
 //!   walread    the log of a node that is down
 //!   library    the client library on an executor of its own
 //!   groups     the replicas of shards, as their leaders see them, and changes to them
@@ -28,6 +29,7 @@ mod ports;
 mod register;
 mod settings;
 mod status;
+mod strace;
 mod walread;
 mod wire;
 
@@ -41,5 +43,6 @@ pub use node::{Node, Signal};
 pub use register::{token_of, value_of};
 pub use settings::{MIB, Settings};
 pub use status::{NodeStatus, ShardStatus};
+pub use strace::{Call, Strace, Trace};
 pub use walread::{Logged, read_log};
 pub use wire::{Incoming, Wire, key_in, shard_of};

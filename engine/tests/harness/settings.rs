@@ -38,6 +38,8 @@ pub struct Settings {
     pub request_timeout_ms: u64,
     /// Further keys of `[raft]`, one per line.
     pub raft: &'static str,
+    /// `direct` or `buffered`: how the log is written.
+    pub wal_io: &'static str,
     /// Keys of `[snapshot]`, one per line.
     pub snapshot: &'static str,
     /// Filter of the nodes' logs.
@@ -60,6 +62,7 @@ impl Default for Settings {
             connections_max: 20_000,
             request_timeout_ms: 5_000,
             raft: "",
+            wal_io: "direct",
             snapshot: "",
             log_level: "info",
         }
@@ -84,7 +87,7 @@ impl Settings {
     /// The configuration of node `id`; `addresses` are those of nodes 1, 2, ….
     pub fn config(&self, id: u64, data_dir: &Path, addresses: &[Addresses]) -> String {
         let own = addresses[usize::try_from(id - 1).expect("few nodes")];
-        let Settings { shards, replicas, cores, engine, raft, snapshot, log_level, .. } = self;
+        let Settings { shards, replicas, cores, engine, raft, wal_io, snapshot, log_level, .. } = self;
         let mut text = format!(
             "[node]\nid = {id}\ndata_dir = {data_dir:?}\ncores = {cores}\n\n\
              [listen]\nbinary = \"{}\"\npeer = \"{}\"\n\n\
@@ -102,7 +105,7 @@ impl Settings {
         write!(
             text,
             "[raft]\n{raft}\n\n[snapshot]\n{snapshot}\n\n\
-             [wal]\nsegment_bytes = {}\nbatch_bytes_max = {}\npool_min = 2\npool_max = 4\ncache_bytes = {}\n\
+             [wal]\nio = \"{wal_io}\"\nsegment_bytes = {}\nbatch_bytes_max = {}\npool_min = 2\npool_max = 4\ncache_bytes = {}\n\
              retain_bytes = {}\n\n\
              [storage]\nengine = \"{engine}\"\ncache_bytes = {}\nwrite_buffer_bytes = {}\n\n\
              [limits]\nvalue_bytes_max = {}\ninflight_bytes_max = {}\nconnection_bytes_max = {}\n\
