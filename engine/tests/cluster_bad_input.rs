@@ -445,7 +445,6 @@ fn a_flipped_byte_in_the_log_is_found_and_healed_by_the_others() {
     for word in [&*name, "offset=", "shards=[", "the other nodes"] {
         assert!(said.contains(word), "`{word}` is not in {said}");
     }
-    assert!(log.contains("installed a snapshot"), "{log}");
     cluster.wait_until_caught_up(2, Duration::from_secs(20));
     // It has what it lost: with it, and without another one, everything is there.
     cluster.node_mut(3).kill();

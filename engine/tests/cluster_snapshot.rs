@@ -5,13 +5,14 @@
 #[path = "harness/harness.rs"]
 mod harness;
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
-use harness::{Cluster, Groups, Load, LoadConfig, MIB, Settings, read_back, until, value_of, with_client};
+use harness::{
+    Cluster, Groups, Load, LoadConfig, MIB, Settings, read_back, until, value_of, voters, with_client,
+};
 
 /// What a node says in its log.
 const INSTALLED: &str = "installed a snapshot";
@@ -67,12 +68,26 @@ fn is_filled(cluster: &Cluster, prefix: &'static str, count: u64) {
     assert_eq!(wrong, None);
 }
 
-/// Every replica of a node, as `(shard, raft id)`, once they are all voters.
-fn voters_of(cluster: &Cluster, node: u64) -> BTreeSet<(u32, u64)> {
-    let all: BTreeSet<u64> = cluster.nodes().iter().map(|node| node.id).collect();
-    (0..=cluster.settings.shards)
-        .map(|shard| (shard, groups(cluster).wait_for_voters(shard, &all, RECOVERY_MAX)[&node]))
-        .collect()
+/// Waits until the replicas of a node vote in every group again, under new names.
+fn wait_for_successors(cluster: &Cluster, node: u64) {
+    let groups = groups(cluster);
+    for shard in 0..=cluster.settings.shards {
+        groups.wait("the node to vote under a new name", shard, RECOVERY_MAX, |shard| {
+            let voters = voters(shard);
+            let settled = !shard.joint && shard.members.len() == 3 && voters.len() == 3;
+            voters.get(&node).filter(|raft_id| settled && **raft_id != node).map(drop)
+        });
+    }
+}
+
+/// Has the logs of all user shards dropped up to now, so that nobody can be fed from their first entry on.
+fn compact(cluster: &Cluster) {
+    let groups = groups(cluster);
+    for shard in 1..=cluster.settings.shards {
+        let compacted = groups.ask(async move |client| client.compact(shard).await);
+        compacted.expect("the leader compacts");
+        groups.wait("the log to be compacted", shard, SOON, |shard| (shard.first_index > 1).then_some(()));
+    }
 }
 
 /// The folders of snapshots that are partly received, over all replicas of a node.
@@ -100,14 +115,13 @@ fn a_wiped_node_recovers_under_load(engine: &'static str) {
     let load = Load::start(cluster.endpoints(), LoadConfig::default());
     load.wait_until_writes_flow(load.now(), SOON);
     load.wait_for_operations(300, SOON);
-    let before = voters_of(&cluster, 2);
+    compact(&cluster);
     cluster.node_mut(2).kill();
     cluster.node_mut(2).wipe();
     cluster.node_mut(2).start();
     // It comes back as somebody else in every group, by a snapshot, while the others go on.
     load.wait_for_operations(300, SOON);
-    let after = voters_of(&cluster, 2);
-    assert!(before.is_disjoint(&after), "an id was used again: {before:?}, then {after:?}");
+    wait_for_successors(&cluster, 2);
     let installed = cluster.node(2).says(INSTALLED);
     assert!(installed >= 3, "{installed} snapshots were installed");
     assert_eq!(cluster.node(2).says("this one takes the place of the lost one"), 1);
@@ -184,6 +198,7 @@ fn slow_transfer() -> (Cluster, u64) {
     let mut cluster =
         Cluster::start(Settings { shards: 1, snapshot: "send_bytes_per_s = 2097152", ..Settings::default() });
     fill(&cluster, "big", 512);
+    compact(&cluster);
     let leader = cluster.wait_until_leaders_are_home()[&1];
     let wiped = [1, 2, 3].into_iter().find(|node| *node != leader).expect("three nodes");
     cluster.node_mut(wiped).kill();
@@ -205,7 +220,7 @@ fn wait_for_part(cluster: &Cluster, node: u64) {
 /// The wiped node has everything, and nothing is left of what was on the way.
 fn is_recovered(cluster: &Cluster, node: u64) {
     cluster.wait_until_caught_up(node, RECOVERY_MAX);
-    voters_of(cluster, node);
+    wait_for_successors(cluster, node);
     is_filled(cluster, "big", 512);
     let data = cluster.node(node).data_dir();
     until("nothing to be left of the transfer", SOON, || match incoming(&data) {
@@ -250,12 +265,11 @@ fn a_snapshot_on_demand_is_taken_and_only_so_many_are_kept() {
                 let key = Bytes::from(format!("round-{round}-{token}"));
                 client.put(key, value_of(token)).await.expect("the cluster takes writes");
             }
-            client.take_snapshot(1).await.expect("the leader takes a snapshot");
         });
-        let description = groups(&cluster).describe(1).expect("the shard is led");
+        let taken = groups(&cluster).ask(async move |client| client.take_snapshot(1).await);
+        let index = taken.expect("the leader takes a snapshot").index.expect("it says which");
         groups(&cluster).wait("the snapshot to be there", 1, SOON, |shard| {
-            let snapshot = shard.snapshot.as_ref()?;
-            (snapshot.index >= description.applied).then_some(())
+            shard.snapshot.as_ref().filter(|snapshot| snapshot.index >= index).map(drop)
         });
     }
     let kept = fs::read_dir(cluster.node(leader).data_dir().join("core-0/shard-1/snapshots"))

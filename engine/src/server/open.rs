@@ -38,9 +38,7 @@ impl CoreSetup {
         let mut plan = self.plan(&recovered)?;
         self.report(&recovered, &plan);
         let mut wal = Wal::new(self.wal_config(), recovered);
-        for (shard, generation) in &plan.forgotten {
-            wal.remove(StreamId(replica_id::stream_id(*shard, *generation)));
-        }
+        let mut forgotten = std::mem::take(&mut plan.forgotten);
         self.clear_folders(&plan)?;
         let mut opened = Vec::new();
         for (shard, generation) in std::mem::take(&mut plan.held) {
@@ -49,7 +47,7 @@ impl CoreSetup {
                 Err(HomeError::Refused(detail)) => return Err(ServeError::Store { shard, detail }),
                 Err(HomeError::Damaged(detail)) => {
                     tracing::error!(core, shard, generation, detail, "a replica's data are damaged");
-                    wal.remove(StreamId(replica_id::stream_id(shard, generation)));
+                    forgotten.push((shard, generation));
                     self.home.set_aside(shard, generation).map_err(|error| failed(shard, &error))?;
                     plan.fresh.insert(shard);
                 }
@@ -77,7 +75,9 @@ impl CoreSetup {
             }
         }
         // Behind the records of their successors: whatever a crash leaves, a lost replica never begins anew.
-        for stream in wal.lost().collect::<Vec<_>>() {
+        let forgotten =
+            forgotten.into_iter().map(|(shard, generation)| replica_id::stream_id(shard, generation));
+        for stream in wal.lost().chain(forgotten.map(StreamId)).collect::<Vec<_>>() {
             wal.remove(stream);
         }
         wal.mend();

@@ -65,13 +65,19 @@ impl Groups {
         })
     }
 
-    /// Asks for a replica on a node until it is begun: what does not suit the group now may a moment later.
+    /// Waits until a node's replica votes, and all others do that the shard has then. Asks again and again for one: a wish
+    /// is kept by the leader that heard it, and forgotten by the next.
     pub fn add_replica(&self, shard: u32, node: u64, limit: Duration) {
-        self.insist(
-            &format!("shard {shard} to begin a replica on node {node}"),
-            limit,
-            async move |client| client.add_replica(shard, node).await.map(drop),
-        );
+        until(&format!("shard {shard} to have a voter on node {node}"), limit, || {
+            let description = self.describe(shard)?;
+            let voters = voters(&description);
+            if voters.contains_key(&node) && !description.joint && description.members.len() == voters.len() {
+                return Ok(());
+            }
+            // Refused as long as it is a learner, and while another change is under way.
+            let asked = self.ask(async move |client| client.add_replica(shard, node).await);
+            Err(format!("{asked:?}; {description:?}"))
+        });
     }
 
     /// Asks for a node's replica to be removed until it is begun.
