@@ -214,9 +214,9 @@ impl World {
         let nodes = self.nodes.len();
         // Each side of the cut: one node alone, or any two groups, or one link.
         let mut side = vec![false; nodes];
-        match rng.below(3) {
-            0 => side[one] = true,
-            1 => side.iter_mut().for_each(|on| *on = rng.coin()),
+        match rng.below(4) {
+            0 | 1 => side[one] = true,
+            2 => side.iter_mut().for_each(|on| *on = rng.coin()),
             _ => {}
         }
         let link = (one, rng.index(nodes));

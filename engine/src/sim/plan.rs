@@ -192,16 +192,12 @@ impl Plan {
             workload: Workload::draw(rng),
             network: Network::draw(rng),
             disk: Disk::draw(rng),
-            crashes: Crashes {
-                interval: on(rng, 700_000, 3 * SECOND, 20 * SECOND),
-                down: rng.between(100 * MS, 6 * SECOND),
-                all: on(rng, 400_000, 50_000, 400_000),
-            },
+            crashes: Crashes::draw(rng),
             time: Time {
                 drift_ppm: on(rng, 600_000, 1_000, u64::from(raft.clock_drift_max_ppm)),
                 skew_ms: on(rng, 600_000, 10, 30_000),
                 jump: on(rng, 400_000, SECOND, 20 * SECOND),
-                pause: on(rng, 500_000, SECOND, 15 * SECOND),
+                pause: on(rng, 500_000, SECOND / 2, 10 * SECOND),
                 pause_length: rng.between(50 * MS, 3 * SECOND),
             },
             store: Store::draw(rng),
@@ -277,11 +273,25 @@ impl Network {
             duplicate: on(rng, 400_000, 1_000, 100_000),
             late: on(rng, 500_000, 1_000, 200_000),
             late_max: *rng.pick(&[20 * MS, 500 * MS, 5 * SECOND]),
-            partition: on(rng, 600_000, 2 * SECOND, 15 * SECOND),
-            partition_length: rng.between(200 * MS, 6 * SECOND),
+            partition: on(rng, 600_000, 800 * MS, 12 * SECOND),
+            partition_length: rng.between(300 * MS, 4 * SECOND),
             one_way: rng.coin(),
             reports_loss: rng.coin(),
             encode: rng.chance(150_000),
+        }
+    }
+}
+
+impl Crashes {
+    /// Rare crashes of all lengths, or a storm of short ones, in which leaderships last a second or two.
+    fn draw(rng: &mut Rng) -> Crashes {
+        let is_storm = rng.chance(300_000);
+        let interval = if is_storm { (300 * MS, 2 * SECOND) } else { (3 * SECOND, 20 * SECOND) };
+        let down = if is_storm { (50 * MS, SECOND) } else { (100 * MS, 6 * SECOND) };
+        Crashes {
+            interval: on(rng, 700_000, interval.0, interval.1),
+            down: rng.between(down.0, down.1),
+            all: on(rng, 400_000, 50_000, 400_000),
         }
     }
 }
