@@ -18,6 +18,8 @@ pub enum Chaos {
     Crash,
     /// A node comes back.
     Restart(usize),
+    /// A node that was just elected dies, or is not heard any more.
+    Strike(usize),
     /// Ways between nodes are cut.
     Partition,
     /// They are open again.
@@ -79,6 +81,7 @@ impl World {
             Chaos::Maintain => plan.members.maintain,
             Chaos::Lull => plan.workload.lull,
             Chaos::Restart(_)
+            | Chaos::Strike(_)
             | Chaos::Reconnect(_)
             | Chaos::FastDisk(..)
             | Chaos::FreeDisk(..)
@@ -106,6 +109,7 @@ impl World {
                     self.start_node(*node)?;
                 }
             }
+            Chaos::Strike(node) => self.strike(*node),
             Chaos::Partition => self.partition(),
             Chaos::Reconnect(ways) => {
                 for (from, to) in ways {
@@ -197,6 +201,32 @@ impl World {
                 self.ends_after(self.setup.plan.crashes.down, Chaos::Restart(node));
             }
         }
+    }
+
+    /// A node has just been elected: that is when little of what it writes is anywhere else.
+    pub(super) fn on_elected(&mut self, node: usize) {
+        if !self.healed && self.streams.crash.chance(self.setup.plan.crashes.elected) {
+            let delay = self.streams.crash.below(30 * MS);
+            self.after(delay, Happening::Chaos(Chaos::Strike(node)));
+        }
+    }
+
+    fn strike(&mut self, node: usize) {
+        if self.nodes[node].up && self.streams.crash.coin() {
+            self.crash(node);
+            self.ends_after(self.setup.plan.crashes.down, Chaos::Restart(node));
+            return;
+        }
+        let others = (0..self.nodes.len()).filter(|other| *other != node);
+        let mut ways: Vec<_> = others.clone().map(|to| (node, to)).collect();
+        if self.streams.crash.coin() {
+            ways.extend(others.map(|from| (from, node)));
+        }
+        note!(self.now, self.nodes[node].id, 0, "not heard");
+        for (from, to) in &ways {
+            self.network.cut(*from, *to, true);
+        }
+        self.ends_after(self.setup.plan.network.partition_length, Chaos::Reconnect(ways));
     }
 
     /// Ends a node's process, with all that was not on its disks.

@@ -167,8 +167,10 @@ impl World {
         let of = &mut self.workload.clients[client];
         of.slots[slot].as_mut().expect("under way").request = Some(request);
         let anywhere = matches!(kind, Kind::Read(ReadConsistency::Follower | ReadConsistency::Stale));
+        // Some do not believe what they know: a deposed leader must be asked too, and a new one found early.
+        let doubts = self.workload.rng.chance(150_000);
         let node = match of.leaders[shard_index(shard)] {
-            Some(leader) if !anywhere => leader,
+            Some(leader) if !anywhere && !doubts => leader,
             _ => self.workload.rng.index(self.nodes.len()),
         };
         let own = usize::try_from(core_of(shard, self.setup.plan.cores)).expect("few cores");

@@ -63,6 +63,8 @@ pub struct Oracle {
     shards: Vec<Shard>,
     /// By node (from 1) and shard; gone while the node is down.
     seen: Vec<Vec<Option<Seen>>>,
+    /// Nodes that have just begun to lead some shard.
+    elected: Vec<u64>,
 }
 
 impl Oracle {
@@ -78,7 +80,11 @@ impl Oracle {
             equality: state_equality::StateEquality::default(),
         };
         let unseen = || founders.iter().map(|_| None).collect();
-        Oracle { shards: founders.iter().map(shard).collect(), seen: (0..=nodes).map(|_| unseen()).collect() }
+        Oracle {
+            shards: founders.iter().map(shard).collect(),
+            seen: (0..=nodes).map(|_| unseen()).collect(),
+            elected: Vec::new(),
+        }
     }
 
     fn shard(&self, shard: u32) -> &Shard {
@@ -101,11 +107,20 @@ impl Oracle {
                 _ => Seen::new(core, replica),
             };
             let shard = self.shard_mut(replica.id.shard);
+            let led = seen.role == Role::Leader;
             let verdict = shard.observe(&mut seen, core, replica, disk);
+            if seen.role == Role::Leader && !led {
+                self.elected.push(node);
+            }
             *self.seen_mut(node, replica.id.shard) = Some(seen);
             verdict?;
         }
         Ok(())
+    }
+
+    /// Nodes that have begun to lead some shard since the last call.
+    pub fn take_elected(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.elected)
     }
 
     /// A node's process is gone.

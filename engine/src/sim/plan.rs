@@ -127,6 +127,8 @@ pub struct Crashes {
     pub down: u64,
     /// Share of the crashes that take all nodes at once.
     pub all: u64,
+    /// Share of the leaders that are struck just after their election: what they wrote lies on few disks.
+    pub elected: u64,
 }
 
 /// Clocks and executors.
@@ -202,7 +204,7 @@ impl Plan {
             },
             store: Store::draw(rng),
             members: Members {
-                change: on(rng, 500_000, 4 * SECOND, 20 * SECOND),
+                change: on(rng, 500_000, SECOND, 12 * SECOND),
                 transfer: on(rng, 500_000, 2 * SECOND, 15 * SECOND),
                 maintain: on(rng, 400_000, 3 * SECOND, 15 * SECOND),
             },
@@ -292,6 +294,7 @@ impl Crashes {
             interval: on(rng, 700_000, interval.0, interval.1),
             down: rng.between(down.0, down.1),
             all: on(rng, 400_000, 50_000, 400_000),
+            elected: on(rng, 300_000, 100_000, 600_000),
         }
     }
 }

@@ -357,7 +357,12 @@ impl World {
             core.log().check_invariants();
             core.replicas().for_each(|replica| replica.raft.check_invariants());
         }
-        self.oracle.observe(node.id, core, &slot.disk)
+        self.oracle.observe(node.id, core, &slot.disk)?;
+        for node in self.oracle.take_elected() {
+            let node = usize::try_from(node - 1).expect("few nodes");
+            self.on_elected(node);
+        }
+        Ok(())
     }
 }
 
