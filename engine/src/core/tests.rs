@@ -1,252 +1,20 @@
 //! Three cores in one thread, with a network and disks that do at once what they are asked: the machines alone, without
 //! a driver.
 
-use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
+mod cluster;
+mod members;
+mod quiet;
 
 use bytes::Bytes;
 use net::protocol::{
-    Answer, Expected, Mutation, MutationOutcome, Op, ReadConsistency, Refusal, Reply, Request,
-    WriteConsistency,
+    Answer, Expected, Mutation, MutationOutcome, Op, ReadConsistency, Refusal, WriteConsistency,
 };
 use net::slot::slot_of;
 use net::types::RequestId;
-use raft::Nanos;
-use wal::{Recovered, Wal, WalConfig};
 
-use super::{ConnectionId, Core, CoreConfig, Effect, Event, Origin, ReplicaSeed};
-use crate::config::Config;
-use crate::machine::Machine;
+use super::Event;
 use crate::placement;
-use crate::store::{MemEngine, ReadTier, StorageEngine};
-
-const TICK: Nanos = Nanos::from_millis(50);
-const SHARDS: u32 = 4;
-
-struct Node {
-    id: u64,
-    core: Core,
-    machines: HashMap<u32, Machine>,
-    events: VecDeque<Event>,
-    replies: Vec<Reply>,
-    /// Whether log writes complete.
-    disk_works: bool,
-    held_writes: Vec<wal::BatchId>,
-}
-
-struct Cluster {
-    nodes: Vec<Node>,
-    now: Nanos,
-    next_request: u64,
-    /// Nodes that hear and tell nothing.
-    cut: Vec<u64>,
-}
-
-fn config() -> Config {
-    let nodes: String = (1..=3)
-        .map(|id| {
-            format!("[[cluster.nodes]]\nid = {id}\nbinary = \"127.0.0.1:{id}\"\npeer = \"127.0.0.1:1{id}\"\n")
-        })
-        .collect();
-    let text = format!(
-        "[node]\nid = 1\ndata_dir = \"d\"\n[listen]\nbinary = \"127.0.0.1:1\"\npeer = \"127.0.0.1:11\"\n\
-         [cluster]\nid = \"test\"\nshards = {SHARDS}\n{nodes}"
-    );
-    Config::parse(&text, std::path::Path::new("test")).unwrap()
-}
-
-impl Node {
-    fn new(id: u64, inflight_bytes_max: u64) -> Node {
-        let map = placement::cluster_map(&config());
-        let mut machines = HashMap::new();
-        let mut seeds = Vec::new();
-        for shard in &map.shards {
-            let engine: Arc<dyn StorageEngine> = Arc::new(MemEngine::new());
-            machines.insert(
-                shard.id,
-                Machine::open(engine.clone(), placement::founders(&map, shard.id)).unwrap(),
-            );
-            seeds.push(ReplicaSeed {
-                shard: shard.id,
-                generation: 0,
-                engine,
-                applied: raft::Index(0),
-                applied_term: raft::Term(0),
-                conf_state: placement::founders(&map, shard.id),
-            });
-        }
-        let core_config = CoreConfig {
-            node: id,
-            core: 0,
-            cores: 1,
-            raft: raft::Config { tick: TICK, ..raft::Config::new(raft::NodeId(id)) },
-            key_bytes_max: 1024,
-            value_bytes_max: 64 << 10,
-            inflight_bytes_max,
-            reads_bytes_max: 8 << 10,
-            request_timeout: Nanos::from_millis(2_000),
-            wal_retain_bytes: 1 << 30,
-            snapshot_interval: Nanos(0),
-            snapshot_threshold_bytes: 0,
-            log_bytes_max: 1 << 30,
-            snapshots_sending_max: 2,
-            hibernate: false,
-            slow_write: Nanos(0),
-        };
-        let wal = Wal::new(WalConfig::new(id, 0), Recovered::empty(id));
-        let core = Core::new(core_config, map, wal, seeds, 7).unwrap();
-        Node {
-            id,
-            core,
-            machines,
-            events: VecDeque::new(),
-            replies: Vec::new(),
-            disk_works: true,
-            held_writes: Vec::new(),
-        }
-    }
-
-    /// One turn; the messages it sends.
-    fn turn(&mut self, now: Nanos) -> Vec<(u64, Event)> {
-        self.core.handle(Event::Tick { now, wall_ms: 1_000 + now.0 / 1_000_000 });
-        while let Some(event) = self.events.pop_front() {
-            self.core.handle(event);
-        }
-        let mut sent = Vec::new();
-        for effect in self.core.settle() {
-            match effect {
-                Effect::Reply { reply, .. } => self.replies.push(reply),
-                Effect::Send { node, messages, .. } => {
-                    sent.push((node, Event::Peer { node: self.id, core: 0, messages }));
-                }
-                Effect::WriteWal(batch) if self.disk_works => {
-                    self.events.push_back(Event::WalWritten { batch: batch.id });
-                }
-                Effect::WriteWal(batch) => self.held_writes.push(batch.id),
-                Effect::Segment(task) => self.events.push_back(Event::SegmentDone { task }),
-                Effect::Apply(batches) => {
-                    let done = batches
-                        .into_iter()
-                        .map(|batch| {
-                            let machine = self.machines.get_mut(&batch.replica.shard).unwrap();
-                            let applied = machine.apply(&batch.entries).unwrap();
-                            batch.done(applied.applied.index, machine.clock_ms(), applied.outcomes)
-                        })
-                        .collect();
-                    self.events.push_back(Event::Applied(done));
-                }
-                Effect::Read(task) => self.events.push_back(Event::Read(task.run(ReadTier::All).unwrap())),
-                Effect::QueryDurable { replica, .. } => {
-                    self.events.push_back(Event::Durable { replica, index: raft::Index(0) });
-                }
-                other => panic!("unexpected {other:?}"),
-            }
-        }
-        sent
-    }
-}
-
-impl Cluster {
-    fn new() -> Cluster {
-        let mut cluster = Cluster::idle(1 << 20);
-        cluster.elect();
-        cluster
-    }
-
-    fn idle(inflight_bytes_max: u64) -> Cluster {
-        let nodes = (1..=3).map(|id| Node::new(id, inflight_bytes_max)).collect();
-        Cluster { nodes, now: Nanos(0), next_request: 1, cut: Vec::new() }
-    }
-
-    /// Runs until nothing moves, without time passing.
-    fn settle(&mut self) {
-        for _ in 0..100 {
-            let mut moved = false;
-            for from in 1..=3u64 {
-                for (to, event) in self.node(from).turn_at() {
-                    if !self.cut.contains(&from) && !self.cut.contains(&to) {
-                        moved = true;
-                        self.node(to).node.events.push_back(event);
-                    }
-                }
-            }
-            if !moved && self.nodes.iter().all(|node| node.events.is_empty()) {
-                return;
-            }
-        }
-        panic!("the cluster does not settle");
-    }
-
-    fn node(&mut self, id: u64) -> At<'_> {
-        At { now: self.now, node: &mut self.nodes[usize::try_from(id).unwrap() - 1] }
-    }
-
-    fn pass(&mut self, millis: u64) {
-        for _ in 0..millis.div_ceil(50) {
-            self.now = self.now.saturating_add(TICK);
-            self.settle();
-        }
-    }
-
-    fn elect(&mut self) {
-        for _ in 0..200 {
-            self.pass(50);
-            if (0..=SHARDS).all(|shard| self.leader(shard).is_some()) {
-                self.pass(200);
-                return;
-            }
-        }
-        panic!("no leaders");
-    }
-
-    fn leader(&mut self, shard: u32) -> Option<u64> {
-        (1..=3).filter(|id| !self.cut.contains(id)).collect::<Vec<_>>().into_iter().find(|id| {
-            let status = self.node(*id).node.core.status();
-            status.shards.iter().any(|s| s.shard == shard && s.role == "leader")
-        })
-    }
-
-    /// Sends a request to a node; its id.
-    fn ask(&mut self, node: u64, op: Op, key: &str) -> RequestId {
-        let shards = u64::from(SHARDS);
-        let shard = 1 + u32::try_from(u64::from(slot_of(key.as_bytes())) * shards / 16384).unwrap();
-        let id = RequestId(self.next_request);
-        self.next_request += 1;
-        let origin = Origin { core: 0, connection: ConnectionId(1) };
-        let request = Request { id, shard, epoch: 1, namespace: 0, op };
-        self.node(node).node.events.push_back(Event::Request { origin, request });
-        id
-    }
-
-    fn answer(&mut self, node: u64, id: RequestId) -> Option<Result<Answer, Refusal>> {
-        let replies = &mut self.node(node).node.replies;
-        let position = replies.iter().position(|reply| reply.id == id)?;
-        Some(replies.remove(position).result)
-    }
-
-    fn leader_of(&mut self, key: &str) -> u64 {
-        let shard = 1 + u32::from(slot_of(key.as_bytes())) * SHARDS / 16384;
-        self.leader(shard).expect("the shard has a leader")
-    }
-
-    fn do_at_leader(&mut self, key: &str, op: Op) -> Result<Answer, Refusal> {
-        let leader = self.leader_of(key);
-        let id = self.ask(leader, op, key);
-        self.settle();
-        self.answer(leader, id).expect("answered")
-    }
-}
-
-struct At<'a> {
-    now: Nanos,
-    node: &'a mut Node,
-}
-
-impl At<'_> {
-    fn turn_at(self) -> Vec<(u64, Event)> {
-        self.node.turn(self.now)
-    }
-}
+use cluster::{Cluster, SHARDS, Settings};
 
 fn put(key: &str, value: &str) -> Op {
     write(vec![Mutation::Put { key: bytes(key), value: bytes(value), ttl_ms: None }])
@@ -332,16 +100,16 @@ fn nothing_is_acknowledged_before_a_majority_has_flushed() {
     let mut cluster = Cluster::new();
     let leader = cluster.leader_of("k");
     for id in (1..=3).filter(|id| *id != leader) {
-        cluster.node(id).node.disk_works = false;
+        cluster.node(id).disk_works = false;
     }
     let id = cluster.ask(leader, put("k", "v"), "k");
     cluster.settle();
     assert_eq!(cluster.answer(leader, id), None, "the leader alone has it");
     let other = (1..=3).find(|id| *id != leader).unwrap();
-    let held = std::mem::take(&mut cluster.node(other).node.held_writes);
+    let held = std::mem::take(&mut cluster.node(other).held_writes);
     assert!(!held.is_empty());
     for batch in held {
-        cluster.node(other).node.events.push_back(Event::WalWritten { batch });
+        cluster.node(other).events.push_back(Event::WalWritten { batch });
     }
     cluster.settle();
     assert!(matches!(cluster.answer(leader, id), Some(Ok(Answer::Written { .. }))));
@@ -351,7 +119,7 @@ fn nothing_is_acknowledged_before_a_majority_has_flushed() {
 fn a_write_may_be_acknowledged_before_the_leaders_own_flush() {
     let mut cluster = Cluster::new();
     let leader = cluster.leader_of("k");
-    cluster.node(leader).node.disk_works = false;
+    cluster.node(leader).disk_works = false;
     let id = cluster.ask(leader, put("k", "v"), "k");
     cluster.settle();
     assert!(
@@ -390,11 +158,11 @@ fn a_cut_off_leader_serves_no_reads_and_its_writes_end_unknown() {
 
 #[test]
 fn overload_is_refused_as_busy_and_passes() {
-    let mut cluster = Cluster::idle(64 << 10);
+    let mut cluster = Cluster::idle(Settings { inflight_bytes_max: 64 << 10, ..Settings::default() });
     cluster.elect();
     let leader = cluster.leader_of("k");
     for id in 1..=3 {
-        cluster.node(id).node.disk_works = false;
+        cluster.node(id).disk_works = false;
     }
     let value = "x".repeat(8 << 10);
     let asked: Vec<RequestId> = (0..40).map(|_| cluster.ask(leader, put("k", &value), "k")).collect();
@@ -403,7 +171,7 @@ fn overload_is_refused_as_busy_and_passes() {
     assert!(refused.len() >= 30, "{} of 40 refused", refused.len());
     assert!(refused.iter().all(|answer| matches!(answer, Err(Refusal::Busy { .. }))));
     for id in 1..=3 {
-        let node = cluster.node(id).node;
+        let node = cluster.node(id);
         node.disk_works = true;
         let held = std::mem::take(&mut node.held_writes);
         node.events.extend(held.into_iter().map(|batch| Event::WalWritten { batch }));
