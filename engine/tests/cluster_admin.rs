@@ -91,7 +91,10 @@ fn an_operator_moves_a_replica_and_a_leader_and_looks_after_the_log() {
     let text = done(&cluster, "admin snapshot --shard 1 --wait --output json");
     let snapshot: Value = serde_json::from_str(&text).expect("one JSON document");
     assert_eq!(snapshot["done"], true);
-    assert!(snapshot["description"]["snapshot"]["index"].as_u64() >= snapshot["index"].as_u64(), "{snapshot}");
+    assert!(
+        snapshot["description"]["snapshot"]["index"].as_u64() >= snapshot["index"].as_u64(),
+        "{snapshot}"
+    );
     done(&cluster, "admin compact --shard 1 --wait");
     assert!(described(&cluster)["first_index"].as_u64() > before["first_index"].as_u64());
 

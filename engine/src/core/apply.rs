@@ -75,7 +75,8 @@ const TASK_BYTES_MAX: u64 = 4 << 20;
 impl Core {
     /// Gives the lane its next task if there is room and work.
     pub(super) fn feed_lane(&mut self) {
-        while self.lane.tasks < TASKS_MAX {
+        // A turn of an idle core must not look at a thousand replicas.
+        while self.lane.queued_bytes > 0 && self.lane.tasks < TASKS_MAX {
             let batches = self.collect_batches();
             if batches.is_empty() {
                 return;

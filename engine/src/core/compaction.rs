@@ -57,8 +57,12 @@ impl Core {
         let applied = replica.raft.applied();
         // A leader without peers needs its log for nobody else.
         let held_by_all = replica.raft.min_match_index().unwrap_or(applied);
-        let index = held_by_all.max(self.expendable(replica)).min(applied);
+        let expendable = self.expendable(replica);
+        let index = held_by_all.max(expendable).min(applied);
         let replica = self.replica_mut(shard);
+        // Few entries may be many bytes.
+        let over_the_bound = expendable > replica.compaction_agreed;
+        let entries_min = if over_the_bound { 1 } else { entries_min };
         let worth = Index(replica.compaction_agreed.0 + entries_min);
         if index >= worth && replica.compaction_asked < index {
             replica.compaction_asked = index;
