@@ -224,12 +224,15 @@ impl Core {
 
     /// A node cannot be reached, or did not get all that was sent: every group falls back to probing it.
     pub(super) fn on_peer_lost(&mut self, node: u64) {
-        for replica in self.replicas.iter_mut().flatten() {
+        for position in 0..self.replicas.len() {
+            let Some(replica) = self.replicas[position].as_mut() else { continue };
+            let shard = replica.id.shard;
             // Two at most: a lost replica and the one that takes its place.
             let lost = replica.members().filter(|id| replica_id::node_of(id.0) == node);
             for id in lost.collect::<smallvec::SmallVec<[NodeId; 2]>>() {
                 replica.raft.report_unreachable(id);
             }
+            self.note_awake(shard);
         }
     }
 }

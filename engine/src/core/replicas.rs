@@ -156,6 +156,7 @@ impl Core {
         let epoch = self.map.epoch;
         let Some(mut replica) = self.replicas[usize_of(shard)].take() else { return };
         tracing::info!(shard, raft_id = replica.raft_id, why, "removing this node's replica");
+        self.awake.retain(|awake| *awake != shard);
         self.inflight_bytes -= replica.abandon(epoch, &mut self.effects);
         self.lane.queued_bytes -= replica.drop_queued();
         if let Some(snapshot) = replica.take_waiting_snapshot() {

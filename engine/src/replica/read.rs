@@ -14,7 +14,7 @@ use raft::{Index, Nanos, ReadError, ReadStart, ReadState};
 use super::{Replica, ReplicaId};
 use crate::core::{Effect, Origin};
 use crate::machine::{self, ReadValue, ScanPosition, StoredValue};
-use crate::store::{ReadTier, StorageEngine};
+use crate::store::{ReadTier, StorageEngine, StoreError};
 
 /// What to read. Keys are copies: a request may wait long, and must not pin the buffer it arrived in.
 #[derive(Clone, Debug)]
@@ -325,7 +325,7 @@ impl ReadTask {
             Ok(ReadValue::Found(value)) => Some(Ok(Some(value))),
             Ok(ReadValue::Missing) => Some(Ok(None)),
             Ok(ReadValue::NotInMemory) => None,
-            Err(error) => Some(Err(Refusal::Internal { why: error.to_string() })),
+            Err(error) => Some(Err(failed(&error))),
         }
     }
 
@@ -346,7 +346,7 @@ impl ReadTask {
         let engine = self.engine.as_ref();
         let mut page =
             machine::scan_values(engine, namespace, &start, last, self.now_ms, limit, SCAN_BYTES_MAX)
-                .map_err(|error| Refusal::Internal { why: error.to_string() })?;
+                .map_err(|error| failed(&error))?;
         if let Some(end) = end {
             let before = |slot: u16, key: &Bytes| (slot, key) < (end.slot, &end.key);
             page.items.retain(|item| before(item.slot, &item.key));
@@ -362,6 +362,16 @@ impl ReadTask {
             .collect();
         let next = page.next.map(|next| [&next.slot.to_be_bytes(), next.key.as_ref()].concat().into());
         Ok(Answer::Scan { items, next, freshness: self.freshness })
+    }
+}
+
+/// The refusal of a read that the state machine could not answer.
+fn failed(error: &machine::ReadError) -> Refusal {
+    let why = error.to_string();
+    match error {
+        // A snapshot took the place of the data meanwhile, or the replica was removed: another attempt finds out.
+        machine::ReadError::Store(StoreError::Destroyed { .. }) => Refusal::Unavailable { why },
+        _ => Refusal::Internal { why },
     }
 }
 

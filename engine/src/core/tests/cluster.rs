@@ -52,6 +52,11 @@ impl Default for Settings {
     }
 }
 
+/// Messages by the node they are for.
+type Sent = Vec<(u64, Vec<GroupMessage>)>;
+/// Snapshots that replicas owe.
+type Offers = Vec<(ReplicaId, SnapshotOffer)>;
+
 pub struct Node {
     id: u64,
     pub core: Core,
@@ -164,7 +169,7 @@ impl Node {
     }
 
     /// One turn; what it sends, and the snapshots it owes.
-    fn turn(&mut self, now: Nanos) -> (Vec<(u64, Vec<GroupMessage>)>, Vec<(ReplicaId, SnapshotOffer)>) {
+    fn turn(&mut self, now: Nanos) -> (Sent, Offers) {
         self.core.handle(Event::Tick { now, wall_ms: 1_000 + now.0 / 1_000_000 });
         while let Some(event) = self.events.pop_front() {
             self.core.handle(event);

@@ -70,6 +70,19 @@ fn a_sleeping_group_whose_leader_falls_silent_elects_another() {
 }
 
 #[test]
+fn a_leader_told_that_a_node_is_lost_gets_ticks_again() {
+    let mut cluster = sleeping();
+    let leader = cluster.leader_of("k");
+    let lost = if leader == 1 { 2 } else { 1 };
+    cluster.node(leader).events.push_back(Event::PeerLost { node: lost });
+    cluster.settle();
+    let before = cluster.messages;
+    cluster.pass(500);
+    assert!(cluster.messages > before, "its heartbeats go on");
+    cluster.pass_until("all groups sleep again", 30_000, |cluster| all(cluster, |asleep| asleep));
+}
+
+#[test]
 fn a_group_with_a_member_away_stays_awake() {
     let mut cluster = Cluster::with(Settings { hibernate: true, ..Settings::default() });
     cluster.cut.push(3);
