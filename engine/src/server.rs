@@ -7,7 +7,8 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use net::map::ClusterMap;
 use raft::Nanos;
@@ -196,6 +197,10 @@ fn start_failed(what: &'static str, error: &io::Error) -> ServeError {
     ServeError::Start { what, detail: error.to_string() }
 }
 
+/// How long to wait for a port that the process before this one may still hold.
+const PORT_FREE_MAX: Duration = Duration::from_secs(3);
+const PORT_PAUSE: Duration = Duration::from_millis(50);
+
 /// What a core tells.
 enum News {
     /// It has recovered and serves.
@@ -208,15 +213,25 @@ enum News {
 type NewsSender = flume::Sender<Result<News, ServeError>>;
 
 fn bind(address: SocketAddr, key: &'static str) -> Result<TcpListener, ServeError> {
-    TcpListener::bind(address).map_err(|source| {
+    let begun = Instant::now();
+    loop {
+        let source = match TcpListener::bind(address) {
+            Ok(listener) => return Ok(listener),
+            // The kernel lets go of the sockets of a process that was killed only after its rings, which takes a moment.
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && begun.elapsed() < PORT_FREE_MAX => {
+                thread::sleep(PORT_PAUSE);
+                continue;
+            }
+            Err(error) => error,
+        };
         let remedy = match source.kind() {
             io::ErrorKind::AddrInUse => "; another process has this port: stop it, or choose another port",
             io::ErrorKind::AddrNotAvailable => "; this host has no such address: bind one of its own",
             io::ErrorKind::PermissionDenied => "; ports below 1024 need CAP_NET_BIND_SERVICE",
             _ => "",
         };
-        ServeError::Listen { address, key, source, remedy }
-    })
+        return Err(ServeError::Listen { address, key, source, remedy });
+    }
 }
 
 fn open_shared(config: &Config) -> Result<Option<RocksShared>, ServeError> {
@@ -253,7 +268,7 @@ struct CoreSetup {
 
 impl CoreSetup {
     fn start(self, news: NewsSender) -> Result<(), ServeError> {
-        let spin = std::time::Duration::from_micros(self.config.node.spin_us);
+        let spin = Duration::from_micros(self.config.node.spin_us);
         let (core, cpu) = (self.mesh.core, self.cpu());
         executor::start_core(core, cpu, spin, move || self.run_and_tell(news))
             .map_err(|error| ServeError::Start { what: "an executor", detail: error.to_string() })

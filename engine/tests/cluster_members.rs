@@ -92,7 +92,7 @@ fn wait_for_joint_change(cluster: &Cluster, leader: u64, from: usize) {
 fn last_change(cluster: &Cluster, node: u64, from: usize) -> Option<String> {
     let log = cluster.node(node).log();
     let mut lines = log[from.min(log.len())..].lines().rev();
-    lines.find(|line| line.contains("the group changed shard=1 ") && line.ends_with(']')).map(str::to_owned)
+    lines.find(|line| line.contains("the group changed shard=1 ") && line.ends_with('}')).map(str::to_owned)
 }
 
 /// A node that has lost its disk is replaced in a joint change: one voter comes, another one goes, at once.

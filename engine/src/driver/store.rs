@@ -407,6 +407,13 @@ impl Maintainer {
     /// Takes a snapshot and drops the oldest.
     fn take_snapshot(&self, shard: u32, engine: &dyn StorageEngine) -> Option<TakenSnapshot> {
         let (_, library) = self.libraries.get(shard)?;
+        if self.snapshots_kept == 0 {
+            // None stays: what it is taken for is that the state machine is durable afterwards.
+            if let Err(error) = engine.flush() {
+                tracing::error!(shard, %error, "cannot flush");
+            }
+            return None;
+        }
         let founders = placement::founders(&self.map, shard);
         let taken = library.take(engine, &founders);
         let described = match &taken {
