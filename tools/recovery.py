@@ -57,7 +57,9 @@ class Cluster:
         return [shard for entry in found for core in entry["status"]["cores"] for shard in core["shards"]]
 
     def admin(self, *words):
-        run(self.options.ringkv, "admin", *words, "--wait", "--timeout", "120", "--endpoints", self.endpoints)
+        """Asks again while it is refused: a group makes one change at a time, and may be at one of its own."""
+        words = [self.options.ringkv, "admin", *words, "--wait", "--timeout", "120", "--endpoints", self.endpoints]
+        wait(" ".join(words[1:4]), lambda: subprocess.run(words, stdout=subprocess.DEVNULL).returncode == 0)
 
 
 class Load:

@@ -180,7 +180,10 @@ fn settle(config: &Arc<Config>, data: &DataDir, doors: &Doors) -> Result<(), Ser
     let decision = driver::bootstrap::run(config.clone(), data.standing(), door)
         .map_err(|error| start_failed("an executor", &error))?;
     let (stage, founders) = match decision {
-        Decision::Founder { founders } => (Stage::Founding, founders),
+        Decision::Founder { founders } => {
+            tracing::info!(node = config.node.id, nodes = ?founders.keys(), "the cluster begins with these nodes");
+            (Stage::Founding, founders)
+        }
         Decision::Replacement { founders } => {
             tracing::warn!(node = config.node.id, data_dir = %config.node.data_dir.display(),
                 "the cluster knows this node with another data directory: this one takes the place of the lost one, \

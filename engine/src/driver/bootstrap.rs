@@ -47,15 +47,16 @@ pub fn run(config: Arc<Config>, standing: Standing, door: TcpListener) -> io::Re
 impl Inquiry {
     async fn work(self: Rc<Self>, door: TcpListener) -> Decision {
         let others: BTreeSet<u64> = self.others().map(|(node, _)| node).collect();
-        let mut tasks = vec![glommio::spawn_local(self.clone().answer(door))];
+        // All of them end with the executor.
+        glommio::spawn_local(self.clone().answer(door)).detach();
         for (node, address) in self.others() {
-            tasks.push(glommio::spawn_local(self.clone().ask(node, address.to_owned())));
+            glommio::spawn_local(self.clone().ask(node, address.to_owned())).detach();
         }
         let mut said = Instant::now();
-        let decision = loop {
+        loop {
             let node = self.config.node.id;
             let decision = decide(node, self.standing.store, &others, &self.answers.borrow());
-            let Decision::Wait { missing } = &decision else { break decision };
+            let Decision::Wait { missing } = &decision else { return decision };
             if said.elapsed() >= SAY_PAUSE {
                 said = Instant::now();
                 let silence = self.silence.borrow();
@@ -66,11 +67,7 @@ impl Inquiry {
                     "first start of this data directory: waiting for these nodes to tell whether the cluster exists");
             }
             glommio::timer::sleep(ASK_PAUSE).await;
-        };
-        for task in tasks {
-            task.cancel().await;
         }
-        decision
     }
 
     fn others(&self) -> impl Iterator<Item = (u64, &str)> {
@@ -108,7 +105,7 @@ impl Inquiry {
         Ok(reply)
     }
 
-    /// Answers who asks. The tasks end with the executor.
+    /// Answers who asks.
     async fn answer(self: Rc<Self>, door: TcpListener) {
         let listener = Listener::from_std(door).expect("a bound listener has an address");
         loop {
