@@ -1,6 +1,7 @@
 """Loses nodes of a cluster on this machine and measures what that costs; called by tools/recovery, which see."""
 
 import argparse
+import atexit
 import json
 import os
 import re
@@ -73,6 +74,8 @@ class Load:
         with open(os.path.join(options.out, f"{name}.txt"), "w", encoding="utf-8") as text:
             self.process = subprocess.Popen(words, stdout=text, stderr=text)
         self.started = time.monotonic()
+        # Whatever happens, it does not outlive this script.
+        atexit.register(self.process.kill)
 
     def now(self):
         return time.monotonic() - self.started
