@@ -236,6 +236,7 @@ impl Shard {
         let conf_state = replica.raft.conf_state();
         let confs = [&seen.conf_state, &conf_state];
         let term = replica.raft.term();
+        let mut newest = None;
         for index in before.max(seen.mirror.base()) + 1..=committed {
             let Some(entry) = seen.mirror.entry(index) else {
                 let detail = format!("replica {} has committed {index} and does not hold it", seen.raft_id);
@@ -243,8 +244,14 @@ impl Shard {
             };
             self.completeness.observe_commit(term, Index(index), entry.term)?;
             if self.commitment.observe(seen.raft_id, entry, &confs)? {
+                newest = Some(entry.term);
                 self.reference.apply(entry)?;
             }
+        }
+        if let Some(of) = newest.filter(|of| replica.raft.is_leader() && *of != term) {
+            let detail =
+                format!("replica {}, leading term {term}, commits {committed} of term {of}", seen.raft_id);
+            return violated("a leader commits by counting only in its own term", detail);
         }
         seen.conf_state = conf_state;
         Ok(())

@@ -200,7 +200,7 @@ impl Plan {
                 skew_ms: on(rng, 600_000, 10, 30_000),
                 jump: on(rng, 400_000, SECOND, 20 * SECOND),
                 pause: on(rng, 500_000, SECOND / 2, 10 * SECOND),
-                pause_length: rng.between(50 * MS, 3 * SECOND),
+                pause_length: rng.between(200 * MS, 4 * SECOND),
             },
             store: Store::draw(rng),
             members: Members {
