@@ -20,6 +20,8 @@ pub enum Chaos {
     Restart(usize),
     /// A node that was just elected dies, or is not heard any more.
     Strike(usize),
+    /// The power fails everywhere.
+    Blackout,
     /// Ways between nodes are cut.
     Partition,
     /// They are open again.
@@ -82,6 +84,7 @@ impl World {
             Chaos::Lull => plan.workload.lull,
             Chaos::Restart(_)
             | Chaos::Strike(_)
+            | Chaos::Blackout
             | Chaos::Reconnect(_)
             | Chaos::FastDisk(..)
             | Chaos::FreeDisk(..)
@@ -99,7 +102,8 @@ impl World {
 
     /// A fault begins or ends.
     pub(super) fn on_chaos(&mut self, chaos: Chaos) -> Verdict {
-        if self.healed {
+        // Nothing breaks any more, but a node that did not learn yet what it is to the cluster asks again.
+        if self.healed && !matches!(chaos, Chaos::Restart(_)) {
             return Ok(());
         }
         match &chaos {
@@ -110,6 +114,7 @@ impl World {
                 }
             }
             Chaos::Strike(node) => self.strike(*node),
+            Chaos::Blackout => self.black_out(),
             Chaos::Partition => self.partition(),
             Chaos::Reconnect(ways) => {
                 for (from, to) in ways {
@@ -208,6 +213,23 @@ impl World {
         if !self.healed && self.streams.crash.chance(self.setup.plan.crashes.elected) {
             let delay = self.streams.crash.below(30 * MS);
             self.after(delay, Happening::Chaos(Chaos::Strike(node)));
+        }
+    }
+
+    /// A change of members was committed, and few know it yet.
+    pub(super) fn on_conf_change(&mut self) {
+        if !self.healed && self.streams.crash.chance(self.setup.plan.crashes.elected / 3) {
+            let delay = self.streams.crash.below(20 * MS);
+            self.after(delay, Happening::Chaos(Chaos::Blackout));
+        }
+    }
+
+    fn black_out(&mut self) {
+        for node in 0..self.nodes.len() {
+            if self.nodes[node].up {
+                self.crash(node);
+                self.ends_after(self.setup.plan.crashes.down, Chaos::Restart(node));
+            }
         }
     }
 

@@ -14,7 +14,7 @@ mod stale_reads;
 mod state_equality;
 
 use raft::testing::checker::{ElectionSafety, LeaderCompleteness, LogMatching, Violation};
-use raft::{ConfState, Index, NodeId, Role, Term};
+use raft::{ConfState, EntryKind, Index, NodeId, Role, Term};
 use wal::Lsn;
 use wal::disk::sim::SimDisk;
 
@@ -41,6 +41,7 @@ struct Shard {
     commitment: commitment::Commitment,
     reference: reference::Reference,
     equality: state_equality::StateEquality,
+    conf_changes: usize,
 }
 
 /// A replica as it was after its core's last turn.
@@ -65,6 +66,8 @@ pub struct Oracle {
     seen: Vec<Vec<Option<Seen>>>,
     /// Nodes that have just begun to lead some shard.
     elected: Vec<u64>,
+    /// Changes of members committed since somebody asked.
+    conf_changes: usize,
 }
 
 impl Oracle {
@@ -78,12 +81,14 @@ impl Oracle {
             commitment: commitment::Commitment::default(),
             reference: reference::Reference::new(founders),
             equality: state_equality::StateEquality::default(),
+            conf_changes: 0,
         };
         let unseen = || founders.iter().map(|_| None).collect();
         Oracle {
             shards: founders.iter().map(shard).collect(),
             seen: (0..=nodes).map(|_| unseen()).collect(),
             elected: Vec::new(),
+            conf_changes: 0,
         }
     }
 
@@ -109,6 +114,8 @@ impl Oracle {
             let shard = self.shard_mut(replica.id.shard);
             let led = seen.role == Role::Leader;
             let verdict = shard.observe(&mut seen, core, replica, disk);
+            let conf_changes = std::mem::take(&mut shard.conf_changes);
+            self.conf_changes += conf_changes;
             if seen.role == Role::Leader && !led {
                 self.elected.push(node);
             }
@@ -121,6 +128,11 @@ impl Oracle {
     /// Nodes that have begun to lead some shard since the last call.
     pub fn take_elected(&mut self) -> Vec<u64> {
         std::mem::take(&mut self.elected)
+    }
+
+    /// How many changes of members were committed since the last call.
+    pub fn take_conf_changes(&mut self) -> usize {
+        std::mem::take(&mut self.conf_changes)
     }
 
     /// A node's process is gone.
@@ -245,6 +257,7 @@ impl Shard {
             self.completeness.observe_commit(term, Index(index), entry.term)?;
             if self.commitment.observe(seen.raft_id, entry, &confs)? {
                 newest = Some(entry.term);
+                self.conf_changes += usize::from(entry.kind == EntryKind::ConfChange);
                 self.reference.apply(entry)?;
             }
         }

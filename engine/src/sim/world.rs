@@ -362,6 +362,9 @@ impl World {
             let node = usize::try_from(node - 1).expect("few nodes");
             self.on_elected(node);
         }
+        if self.oracle.take_conf_changes() > 0 {
+            self.on_conf_change();
+        }
         Ok(())
     }
 }

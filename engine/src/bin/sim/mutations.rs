@@ -82,9 +82,13 @@ fn look_for(name: &'static str, effort: Effort) -> io::Result<Row> {
     let mut row = Row { name, first: None, found: 0, run: 0 };
     let (mut seed, mut end) = (effort.from, effort.from + effort.seeds);
     while seed < end {
-        match run(name, seed, end - seed)? {
+        match run(Some(name), seed, end - seed)? {
             Ended::Unnoticed => seed = end,
             Ended::Found(at, by) => {
+                // What the seed finds without the bug proves nothing about it.
+                if let Ended::Found(..) = run(None, at, 1)? {
+                    return Err(io::Error::other(format!("seed {at} fails without any mutation")));
+                }
                 row.found += 1;
                 row.first.get_or_insert((at, by));
                 seed = at + 1;
@@ -98,19 +102,12 @@ fn look_for(name: &'static str, effort: Effort) -> io::Result<Row> {
     Ok(row)
 }
 
-/// Runs seeds with one bug in a process of its own, up to the first that finds it.
-fn run(name: &str, from: u64, seeds: u64) -> io::Result<Ended> {
+/// Runs seeds with one bug, or without, in a process of its own, up to the first that finds something.
+fn run(name: Option<&str>, from: u64, seeds: u64) -> io::Result<Ended> {
+    let mutate = name.map(|name| ["--mutate", name]);
     let output = Command::new(std::env::current_exe()?)
-        .args([
-            "--mutate",
-            name,
-            "--jobs",
-            "1",
-            "--seed-from",
-            &from.to_string(),
-            "--seeds",
-            &seeds.to_string(),
-        ])
+        .args(mutate.iter().flatten())
+        .args(["--jobs", "1", "--seed-from", &from.to_string(), "--seeds", &seeds.to_string()])
         .stdin(Stdio::null())
         .output()?;
     if output.status.success() {
