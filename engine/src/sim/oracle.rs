@@ -9,6 +9,7 @@ mod commitment;
 mod cursors;
 mod exactly_once;
 mod mirror;
+mod open_changes;
 mod reference;
 mod stale_reads;
 mod state_equality;
@@ -192,7 +193,11 @@ impl Seen {
 
 impl Shard {
     fn observe(&mut self, seen: &mut Seen, core: &Core, replica: &Replica, disk: &SimDisk) -> Verdict {
+        let is_new = seen.end_lsn == Lsn(u64::MAX);
         self.observe_log(seen, core, replica, disk)?;
+        if is_new {
+            open_changes::check(seen.raft_id, &seen.mirror, replica.raft.committed().0)?;
+        }
         self.observe_flushes(seen, core, replica);
         self.observe_commits(seen, replica)?;
         self.observe_role(seen, replica)?;
