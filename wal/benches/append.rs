@@ -2,7 +2,7 @@
 //! what `fio` (if installed) reaches with the same writes on the same disk.
 //!
 //! `cargo bench -p ringkv-wal`; `RINGKV_BENCH_DIR` chooses the disk, `RINGKV_BENCH_COMPARE=1` leaves out all but
-//! the comparison.
+//! the comparison, and `RINGKV_BENCH_COMPARE=16x4,512x2` (KiB and writes in flight) most of that, too.
 
 use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
@@ -56,8 +56,14 @@ fn compare(dir: &Path) {
     const ROUNDS: usize = 5;
     let file = dir.join("fio.bench");
     println!("{:>8} {:>6} {:>12} {:>12} {:>7}", "KiB", "depth", "ours MB/s", "fio MB/s", "ratio");
+    let wanted = std::env::var("RINGKV_BENCH_COMPARE").unwrap_or_default();
+    let wanted: Vec<&str> = wanted.split(',').filter(|it| it.contains('x')).collect();
     for block in BLOCKS_KIB.map(|kib| kib << 10) {
         for depth in DEPTHS {
+            let name = format!("{}x{depth}", block >> 10);
+            if !wanted.is_empty() && !wanted.contains(&name.as_str()) {
+                continue;
+            }
             let writes = (48 << 20_usize) / block.max(32 << 10);
             let mut rig = Rig::new(dir, block, depth);
             rig.settle(block);

@@ -2,8 +2,11 @@
 
 use std::future::Future;
 use std::io;
-use std::time::Duration;
+use std::pin::Pin;
+use std::task::{Context, Waker};
+use std::time::{Duration, Instant};
 
+use glommio::timer::Timer;
 use glommio::{LocalExecutorBuilder, Placement};
 
 /// Submission queue of a core's executor: many connections and log writes at once.
@@ -53,4 +56,44 @@ where
         .spawn(work)
         .and_then(|executor| executor.join())
         .map_err(|error| io::Error::other(error.to_string()))
+}
+
+/// Timers that always lie ahead.
+///
+/// When the preemption timer runs out before the first runnable task was run, because the thread or the whole host
+/// stood still just then, glommio takes it that nothing is runnable and sleeps. What wakes it then is the next timer, or
+/// I/O asked for before; when all that has come, too, it would sleep for ever. One of these lies beyond any standstill
+/// shorter than itself, so a core sleeps too long by the length of the shortest such at most.
+#[derive(Debug)]
+pub struct Alarms(Vec<Alarm>);
+
+#[derive(Debug)]
+struct Alarm {
+    length: Duration,
+    set: Instant,
+    timer: Timer,
+}
+
+impl Alarms {
+    /// Sets them.
+    pub fn set() -> Alarms {
+        const LENGTHS_MS: [u64; 5] = [100, 1_000, 10_000, 100_000, 1_000_000];
+        Alarms(LENGTHS_MS.iter().map(|length| Alarm::set(Duration::from_millis(*length))).collect())
+    }
+
+    /// Sets those again that have come halfway. To be called often.
+    pub fn set_again(&mut self) {
+        for alarm in self.0.iter_mut().filter(|alarm| alarm.set.elapsed() >= alarm.length / 2) {
+            *alarm = Alarm::set(alarm.length);
+        }
+    }
+}
+
+impl Alarm {
+    fn set(length: Duration) -> Alarm {
+        let mut timer = Timer::new(length);
+        // A timer runs from its first poll on. Nobody waits for it: that the executor wakes is all it is for.
+        let _ = Pin::new(&mut timer).poll(&mut Context::from_waker(Waker::noop()));
+        Alarm { length, set: Instant::now(), timer }
+    }
 }

@@ -110,6 +110,10 @@ fn tracers(pid: u32) -> Option<BTreeSet<u32>> {
     for thread in fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten() {
         // Threads come and go.
         let Ok(status) = fs::read_to_string(thread.path().join("status")) else { continue };
+        // Threads of the kernel that work for io_uring cannot be traced, and are none of the program's.
+        if status.starts_with("Name:\tiou-") {
+            continue;
+        }
         let tracer = status.lines().find_map(|line| line.strip_prefix("TracerPid:"))?;
         tracers.insert(tracer.trim().parse().ok()?);
     }

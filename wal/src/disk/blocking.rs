@@ -186,26 +186,26 @@ fn thread_gone() -> io::Error {
 /// The writing thread: everything that waits is written, then synced together.
 fn write_jobs(folder: &Folder, jobs: &flume::Receiver<WriteJob>) {
     let mut buffer = Vec::new();
-    let mut failed = false;
+    let mut failed: Option<io::Error> = None;
     while let Ok(first) = jobs.recv() {
         let mut written: BTreeMap<SegmentId, Vec<WriteJob>> = BTreeMap::new();
         for job in std::iter::once(first).chain(jobs.try_iter()) {
-            let result = if failed { Err(failed_before()) } else { write_one(folder, &job, &mut buffer) };
-            match result {
-                Ok(()) => written.entry(job.batch.segment).or_default().push(job),
-                Err(err) => {
-                    failed = true;
-                    answer(&job, Err(err));
-                }
+            if failed.is_none() {
+                failed = write_one(folder, &job, &mut buffer).err();
+            }
+            match &failed {
+                None => written.entry(job.batch.segment).or_default().push(job),
+                Some(err) => answer(&job, Err(again(err))),
             }
         }
         for (segment, jobs) in written {
-            let synced = if failed { Err(failed_before()) } else { jobs[0].file.sync_data() };
-            failed |= synced.is_err();
+            if failed.is_none() {
+                let path = folder.path(&file_name(segment));
+                let synced = jobs[0].file.sync_data();
+                failed = synced.err().map(|err| describe(&err, &format!("{}: syncing", path.display())));
+            }
             for job in &jobs {
-                let at =
-                    |err| describe(err, &format!("syncing {}", folder.path(&file_name(segment)).display()));
-                answer(job, synced.as_ref().copied().map_err(at));
+                answer(job, failed.as_ref().map_or(Ok(()), |err| Err(again(err))));
             }
         }
     }
@@ -229,8 +229,9 @@ fn answer(job: &WriteJob, result: io::Result<()>) {
     let _ = job.done.send(result);
 }
 
-fn failed_before() -> io::Error {
-    io::Error::other("an earlier write of the log failed")
+/// The error for everybody else whom a failure concerns: whoever is heard first tells what happened.
+fn again(err: &io::Error) -> io::Error {
+    io::Error::new(err.kind(), err.to_string())
 }
 
 /// The same kind of error, saying where.
