@@ -115,15 +115,17 @@ fn a_wiped_node_recovers_under_load(engine: &'static str) {
     let load = Load::start(cluster.endpoints(), LoadConfig::default());
     load.wait_until_writes_flow(load.now(), SOON);
     load.wait_for_operations(300, SOON);
+    cluster.wait_until_leaders_are_home();
     compact(&cluster);
     cluster.node_mut(2).kill();
     cluster.node_mut(2).wipe();
     cluster.node_mut(2).start();
-    // It comes back as somebody else in every group, by a snapshot, while the others go on.
+    // It comes back as somebody else in every group while the others go on: by a snapshot, but in the groups that it led,
+    // whose next leader may still have the whole log.
     load.wait_for_operations(300, SOON);
     wait_for_successors(&cluster, 2);
     let installed = cluster.node(2).says(INSTALLED);
-    assert!(installed >= 3, "{installed} snapshots were installed");
+    assert!(installed >= 1, "no snapshot was installed");
     assert_eq!(cluster.node(2).says("this one takes the place of the lost one"), 1);
     load.wait_for_operations(300, SOON);
     cluster.wait_until_caught_up(2, RECOVERY_MAX);
