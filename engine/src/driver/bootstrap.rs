@@ -52,6 +52,7 @@ impl Inquiry {
         for (node, address) in self.others() {
             glommio::spawn_local(self.clone().ask(node, address.to_owned())).detach();
         }
+        let mut alarms = executor::Alarms::set();
         let mut said = Instant::now();
         loop {
             let node = self.config.node.id;
@@ -67,6 +68,7 @@ impl Inquiry {
                     "first start of this data directory: waiting for these nodes to tell whether the cluster exists");
             }
             glommio::timer::sleep(ASK_PAUSE).await;
+            alarms.set_again();
         }
     }
 
