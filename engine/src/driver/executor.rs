@@ -71,7 +71,8 @@ pub struct Alarms(Vec<Alarm>);
 struct Alarm {
     length: Duration,
     set: Instant,
-    timer: Timer,
+    /// Runs as long as it is held.
+    _timer: Timer,
 }
 
 impl Alarms {
@@ -94,6 +95,6 @@ impl Alarm {
         let mut timer = Timer::new(length);
         // A timer runs from its first poll on. Nobody waits for it: that the executor wakes is all it is for.
         let _ = Pin::new(&mut timer).poll(&mut Context::from_waker(Waker::noop()));
-        Alarm { length, set: Instant::now(), timer }
+        Alarm { length, set: Instant::now(), _timer: timer }
     }
 }
