@@ -286,10 +286,8 @@ impl Driver {
     /// Lets a turn happen at least twice per Raft tick.
     async fn keep_time(self: Rc<Self>) {
         let pause = Duration::from_millis(self.config.raft.tick_ms) / 2;
-        let mut alarms = executor::Alarms::set();
         loop {
             glommio::timer::sleep(pause).await;
-            alarms.set_again();
             self.inbox.tick();
         }
     }

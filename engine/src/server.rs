@@ -290,10 +290,7 @@ impl CoreSetup {
 
     async fn run(self, news: &NewsSender) -> Result<(), ServeError> {
         let core = self.mesh.core;
-        // Until the core keeps time by itself.
-        let alarms = executor::Alarms::set();
         let Opened { disk, wal, seeds, hosted } = self.open().await?;
-        drop(alarms);
         let machine = Core::new(self.core_config(), (*self.map).clone(), wal, seeds, random_seed())
             .map_err(|source| ServeError::Replica { core, source })?;
         let store = Store::start(StoreParams {

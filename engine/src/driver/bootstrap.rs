@@ -52,7 +52,6 @@ impl Inquiry {
         for (node, address) in self.others() {
             glommio::spawn_local(self.clone().ask(node, address.to_owned())).detach();
         }
-        let mut alarms = executor::Alarms::set();
         let mut said = Instant::now();
         loop {
             let node = self.config.node.id;
@@ -68,7 +67,6 @@ impl Inquiry {
                     "first start of this data directory: waiting for these nodes to tell whether the cluster exists");
             }
             glommio::timer::sleep(ASK_PAUSE).await;
-            alarms.set_again();
         }
     }
 

@@ -13,6 +13,8 @@ use glommio::{LocalExecutorBuilder, Placement};
 const RING_DEPTH: usize = 1024;
 /// How long runnable tasks may keep the executor from looking at its rings.
 const PREEMPT: Duration = Duration::from_millis(5);
+/// The shortest of the [`Alarms`].
+const ALARM_MIN: Duration = Duration::from_millis(100);
 /// Memory a core's executor registers with the kernel for direct I/O.
 const IO_MEMORY_BYTES: usize = 32 << 20;
 
@@ -29,7 +31,7 @@ where
         .ring_depth(RING_DEPTH)
         .preempt_timer(PREEMPT)
         .io_memory(IO_MEMORY_BYTES)
-        .spawn(work)
+        .spawn(|| awake(work()))
         .map(drop)
         .map_err(|error| io::Error::other(error.to_string()))
 }
@@ -53,9 +55,23 @@ where
 {
     LocalExecutorBuilder::new(Placement::Unbound)
         .name("ringkv-client")
-        .spawn(work)
+        .spawn(|| awake(work()))
         .and_then(|executor| executor.join())
         .map_err(|error| io::Error::other(error.to_string()))
+}
+
+/// Does work on an executor that never sleeps through it.
+async fn awake<T>(work: impl Future<Output = T>) -> T {
+    let mut alarms = Alarms::set();
+    let keep = glommio::spawn_local(async move {
+        loop {
+            glommio::timer::sleep(ALARM_MIN / 4).await;
+            alarms.set_again();
+        }
+    });
+    let result = work.await;
+    keep.cancel().await;
+    result
 }
 
 /// Timers that always lie ahead.
@@ -64,26 +80,24 @@ where
 /// stood still just then, glommio takes it that nothing is runnable and sleeps. What wakes it then is the next timer, or
 /// I/O asked for before; when all that has come, too, it would sleep for ever. One of these lies beyond any standstill
 /// shorter than itself, so a core sleeps too long by the length of the shortest such at most.
-#[derive(Debug)]
-pub struct Alarms(Vec<Alarm>);
+struct Alarms(Vec<Alarm>);
 
-#[derive(Debug)]
 struct Alarm {
     length: Duration,
     set: Instant,
-    /// Runs as long as it is held.
+    /// Given up when it is dropped.
     _timer: Timer,
 }
 
 impl Alarms {
     /// Sets them.
-    pub fn set() -> Alarms {
-        const LENGTHS_MS: [u64; 5] = [100, 1_000, 10_000, 100_000, 1_000_000];
-        Alarms(LENGTHS_MS.iter().map(|length| Alarm::set(Duration::from_millis(*length))).collect())
+    fn set() -> Alarms {
+        let lengths = [1, 10, 100, 1_000, 10_000].map(|factor| factor * ALARM_MIN);
+        Alarms(lengths.into_iter().map(Alarm::set).collect())
     }
 
     /// Sets those again that have come halfway. To be called often.
-    pub fn set_again(&mut self) {
+    fn set_again(&mut self) {
         for alarm in self.0.iter_mut().filter(|alarm| alarm.set.elapsed() >= alarm.length / 2) {
             *alarm = Alarm::set(alarm.length);
         }
