@@ -32,6 +32,8 @@ pub(super) struct Creating {
 
 /// Time between two requests to be taken in.
 pub(super) const JOIN_PAUSE: Nanos = Nanos::from_millis(1_000);
+/// How much longer a voter hears no leader before it asks.
+const VOTER_PATIENCE: Nanos = Nanos::from_millis(4_000);
 /// How long leaders must be through with a replica, and none feed it, before it goes.
 const GONE_AFTER: Nanos = Nanos::from_millis(2_500);
 
@@ -90,9 +92,10 @@ impl Core {
     pub(super) fn ask_to_join(&mut self, shard: u32) {
         let now = self.now;
         let replica = self.replica_mut(shard);
-        // A voter that was removed without hearing of it stands for election, and is told. A learner never does: when it
-        // hears nothing it asks, whether it is one yet or not.
-        if replica.is_voter() || now < replica.joins_at {
+        // Whoever was removed without hearing of it must ask. A learner never stands for election, and a voter that does
+        // may know none of the present members but followers; it is given time to elect or hear a leader.
+        let patience = if replica.is_voter() { VOTER_PATIENCE } else { Nanos::ZERO };
+        if now < replica.joins_at.saturating_add(patience) {
             return;
         }
         replica.joins_at = now.saturating_add(JOIN_PAUSE);
