@@ -9,11 +9,15 @@ use crate::replica_id;
 
 impl World {
     /// Whether a node may lose its data now: every group has a leader, no group counts on a replica that was lost before,
-    /// and all groups have a majority without this node.
+    /// all groups have a majority without this node, and all others know the present members for good. (Who has just
+    /// committed that a lost replica is gone may be the only one to know; without it, the others count on two that are lost.)
     pub(super) fn may_lose(&self, node: usize) -> bool {
         let id = self.nodes[node].id;
         (0..=self.setup.plan.shards).all(|shard| {
             let Some(conf_state) = self.conf_state(shard) else { return false };
+            if !self.is_known_for_good(shard, &conf_state, id) {
+                return false;
+            }
             let whole = |voters: &[NodeId]| {
                 let lost = |voter: &&NodeId| self.lost.contains(&(shard, voter.0));
                 let here = |voter: &&NodeId| replica_id::node_of(voter.0) == id;
@@ -21,6 +25,25 @@ impl World {
                 !voters.iter().any(|voter| lost(&voter)) && (voters.is_empty() || left > voters.len() / 2)
             };
             whole(&conf_state.voters) && whole(&conf_state.voters_outgoing)
+        })
+    }
+
+    /// Whether all voters but those of a node have durably applied the present configuration.
+    fn is_known_for_good(&self, shard: u32, conf_state: &ConfState, except: u64) -> bool {
+        let core = crate::placement::core_of(shard, self.setup.plan.cores);
+        let core = usize::try_from(core).expect("few cores");
+        let mut voters = conf_state.voters.iter().chain(&conf_state.voters_outgoing);
+        voters.all(|voter| {
+            let node = replica_id::node_of(voter.0);
+            let place = usize::try_from(node - 1).expect("few nodes");
+            let running = self.nodes[place].cores[core].running.as_ref();
+            node == except
+                || running.and_then(|running| running.replica(shard)).is_some_and(|replica| {
+                    let durable = replica.engine.applied_durable().map_or(0, |applied| applied.index);
+                    replica.raft.id() == *voter
+                        && replica.raft.conf_state() == *conf_state
+                        && replica.conf_index.0 <= durable
+                })
         })
     }
 
