@@ -32,6 +32,7 @@ impl World {
     fn is_known_for_good(&self, shard: u32, conf_state: &ConfState, except: u64) -> bool {
         let core = crate::placement::core_of(shard, self.setup.plan.cores);
         let core = usize::try_from(core).expect("few cores");
+        let changed_at = self.oracle.last_conf_change(shard);
         let mut voters = conf_state.voters.iter().chain(&conf_state.voters_outgoing);
         voters.all(|voter| {
             let node = replica_id::node_of(voter.0);
@@ -42,7 +43,7 @@ impl World {
                     let durable = replica.engine.applied_durable().map_or(0, |applied| applied.index);
                     replica.raft.id() == *voter
                         && replica.raft.conf_state() == *conf_state
-                        && replica.conf_index.0 <= durable
+                        && changed_at <= durable
                 })
         })
     }

@@ -43,6 +43,8 @@ struct Shard {
     reference: reference::Reference,
     equality: state_equality::StateEquality,
     conf_changes: usize,
+    /// The entry of the last one.
+    last_conf_change: u64,
 }
 
 /// A replica as it was after its core's last turn.
@@ -83,6 +85,7 @@ impl Oracle {
             reference: reference::Reference::new(founders),
             equality: state_equality::StateEquality::default(),
             conf_changes: 0,
+            last_conf_change: 0,
         };
         let unseen = || founders.iter().map(|_| None).collect();
         Oracle {
@@ -129,6 +132,11 @@ impl Oracle {
     /// Nodes that have begun to lead some shard since the last call.
     pub fn take_elected(&mut self) -> Vec<u64> {
         std::mem::take(&mut self.elected)
+    }
+
+    /// The last entry of a shard that changed its members, 0 if none did.
+    pub fn last_conf_change(&self, shard: u32) -> u64 {
+        self.shard(shard).last_conf_change
     }
 
     /// How many changes of members were committed since the last call.
@@ -262,7 +270,10 @@ impl Shard {
             self.completeness.observe_commit(term, Index(index), entry.term)?;
             if self.commitment.observe(seen.raft_id, entry, &confs)? {
                 newest = Some(entry.term);
-                self.conf_changes += usize::from(entry.kind == EntryKind::ConfChange);
+                if entry.kind == EntryKind::ConfChange {
+                    self.conf_changes += 1;
+                    self.last_conf_change = index;
+                }
                 self.reference.apply(entry)?;
             }
         }
