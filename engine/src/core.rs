@@ -161,6 +161,8 @@ pub struct Core {
     now: Nanos,
     wall_ms: u64,
     next_tick: Nanos,
+    /// When followers that sleep next ask whether they still belong.
+    sleepers_ask_at: Nanos,
     /// The end of the log when it was last sealed.
     sealed: Lsn,
     inflight_bytes: u64,
@@ -212,6 +214,7 @@ impl Core {
             now: Nanos(0),
             wall_ms: 0,
             next_tick: Nanos(0),
+            sleepers_ask_at: Nanos(0),
             sealed: Lsn::default(),
             inflight_bytes: 0,
             budget: Budget::of_a_turn(),

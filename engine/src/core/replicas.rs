@@ -34,6 +34,8 @@ pub(super) struct Creating {
 pub(super) const JOIN_PAUSE: Nanos = Nanos::from_millis(1_000);
 /// How much longer a voter hears no leader before it asks.
 const VOTER_PATIENCE: Nanos = Nanos::from_millis(4_000);
+/// Time between two questions of those asleep whether they still belong.
+const SLEEPERS_PAUSE: Nanos = Nanos::from_millis(5_000);
 /// How long leaders must be through with a replica, and none feed it, before it goes.
 const GONE_AFTER: Nanos = Nanos::from_millis(2_500);
 
@@ -99,6 +101,26 @@ impl Core {
             return;
         }
         replica.joins_at = now.saturating_add(JOIN_PAUSE);
+        self.send_join(shard);
+    }
+
+    /// A follower may have been put to sleep, then removed, and the one message that would have woken it lost: nobody
+    /// sends it anything any more. So those asleep ask now and then, and are heard without waking the group.
+    pub(super) fn ask_in_sleep(&mut self) {
+        if self.now < self.sleepers_ask_at {
+            return;
+        }
+        self.sleepers_ask_at = self.now.saturating_add(SLEEPERS_PAUSE);
+        for position in 0..self.replicas.len() {
+            let Some(replica) = self.replicas[position].as_ref() else { continue };
+            if !replica.is_awake && !replica.raft.is_leader() {
+                self.send_join(replica.id.shard);
+            }
+        }
+    }
+
+    fn send_join(&mut self, shard: u32) {
+        let replica = self.replica_mut(shard);
         let (from, term) = (replica.raft_id, replica.raft.term().0);
         for node in self.outbox.nodes().collect::<Vec<u64>>() {
             let body = GroupBody::Join;
@@ -109,10 +131,14 @@ impl Core {
     /// A replica asks to be taken in. Its group's leader does so if it takes the place of a lost one on its node, or if an
     /// operator wanted it there.
     pub(super) fn on_join(&mut self, shard: u32, from: u64) {
+        let Some(replica) = self.replicas[usize_of(shard)].as_ref() else { return };
+        if replica.members().any(|id| id.0 == from) {
+            return;
+        }
         // The group may sleep while its leader's disks were exchanged: its node lives, and the leader does not.
         self.wake(shard);
-        let Some(replica) = self.replicas[usize_of(shard)].as_ref() else { return };
-        if !replica.raft.is_leader() || replica.members().any(|id| id.0 == from) {
+        let replica = self.replica_mut(shard);
+        if !replica.raft.is_leader() {
             return;
         }
         let node = replica_id::node_of(from);

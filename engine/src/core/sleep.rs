@@ -113,11 +113,12 @@ impl Core {
     /// Hears whether the other cores live, and tells them that this one does.
     pub(super) fn watch_peers(&mut self) {
         let raft = &self.config.raft;
+        let (pause, timeout) = (raft.tick.times(raft.heartbeat_ticks), raft.election_timeout());
         if self.config.hibernate {
-            let pause = raft.tick.times(raft.heartbeat_ticks);
             self.outbox.send_signs_of_life(self.now, pause, &mut self.effects);
+            self.ask_in_sleep();
         }
-        for (node, core, cores) in self.outbox.newly_silent(self.now, raft.election_timeout()) {
+        for (node, core, cores) in self.outbox.newly_silent(self.now, timeout) {
             self.wake_led_from(node, core, cores);
         }
     }
