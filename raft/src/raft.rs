@@ -125,7 +125,11 @@ impl<S: LogStorage> Raft<S> {
     // Inputs
 
     pub(crate) fn tick(&mut self, now: Nanos) {
+        let stood_still = now.since(self.timers.now) > self.config.election_timeout();
         self.timers.observe(now);
+        if stood_still {
+            self.doubt_members();
+        }
         self.apply_reader.stalled = false;
         if self.dormant {
             return;

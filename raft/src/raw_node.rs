@@ -280,6 +280,11 @@ impl<S: LogStorage> RawNode<S> {
         self.peers().map(|peer| peer.match_index).min()
     }
 
+    /// Whether this is a leader that sleeps, or woke so lately that which of its members are active is not known yet.
+    pub fn is_waking(&self) -> bool {
+        self.raft.is_waking()
+    }
+
     /// The log given to [`new`](RawNode::new).
     pub fn storage(&self) -> &S {
         &self.raft.log.storage

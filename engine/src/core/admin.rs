@@ -20,6 +20,15 @@ impl Core {
         if !replica.raft.is_leader() {
             return Err(replica.not_leader(epoch));
         }
+        // A change of members is judged by who is there; a group that slept has to find that out first.
+        let changes = matches!(
+            op,
+            AdminOp::AddReplica { .. } | AdminOp::RemoveReplica { .. } | AdminOp::TransferLeader { .. }
+        );
+        if changes && replica.raft.is_waking() {
+            self.wake(shard);
+            return Err(Refusal::Busy { retry_after_ms: 100 });
+        }
         self.wake(shard);
         self.touch(shard);
         let accepted = match op {

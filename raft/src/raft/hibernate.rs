@@ -74,6 +74,22 @@ impl<S: LogStorage> Raft<S> {
         !(asleep && matches!(message.body, MessageBody::PreVote { .. }))
     }
 
+    /// While the group slept, or this node stood still, members may have gone: they count as active once they answer.
+    pub(super) fn doubt_members(&mut self) {
+        let State::Leader(leader) = &mut self.state else { return };
+        leader.woken_tick = Some(leader.tick);
+        let unheard = leader.tick.saturating_sub(u64::from(self.config.election_ticks));
+        leader.tracker.iter_mut().for_each(|peer| peer.heard_tick = unheard);
+    }
+
+    /// Whether this is a leader that sleeps, or woke so lately that its members may not have answered yet: which of them
+    /// are active is not known.
+    pub(crate) fn is_waking(&self) -> bool {
+        let State::Leader(leader) = &self.state else { return false };
+        let patience = u64::from(self.config.election_ticks.div_ceil(2));
+        self.dormant || leader.woken_tick.is_some_and(|woken| leader.tick < woken + patience)
+    }
+
     /// Goes on as if the leader had just been heard, by this node's election timer; a leader sends heartbeats. Does nothing
     /// unless asleep.
     pub(crate) fn rouse(&mut self, by: Option<NodeId>) {
@@ -83,10 +99,8 @@ impl<S: LogStorage> Raft<S> {
         if let State::Leader(leader) = &mut self.state {
             leader.rounds.open(self.timers.now);
             leader.grant_check_interval();
-            for peer in leader.tracker.iter_mut() {
-                peer.heartbeat_due = true;
-                peer.heard_tick = leader.tick;
-            }
+            leader.tracker.iter_mut().for_each(|peer| peer.heartbeat_due = true);
+            self.doubt_members();
             return;
         }
         self.reset_election_timer();

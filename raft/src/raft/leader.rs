@@ -29,6 +29,8 @@ pub(super) struct Leader {
     pub(super) lease_forfeited: bool,
     /// Ticks since the election.
     pub(super) tick: u64,
+    /// The tick at which it last woke: until its members answer, who of them is there is not known.
+    pub(super) woken_tick: Option<u64>,
     heartbeat_ticks: u32,
     check_ticks: u32,
     /// The newest round at the last quorum check.
@@ -51,6 +53,7 @@ impl Leader {
             transfer: None,
             lease_forfeited: false,
             tick: 0,
+            woken_tick: None,
             heartbeat_ticks: 0,
             check_ticks: 0,
             first_of_term: last.next(),
