@@ -71,7 +71,8 @@ start_time_of() {
     stat=${stat##*) }
     # shellcheck disable=SC2086 # split into fields on purpose
     set -- $stat
-    [[ $1 != Z ]] || return 1
+    # Killed, its other threads may still hold its files for a while, field 20 says how many there are.
+    [[ $1 != Z || ${18} -gt 1 ]] || return 1
     printf '%s' "${20}"
 }
 

@@ -6,11 +6,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Write};
-use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -21,6 +21,9 @@ use crate::config::Config;
 const FORMAT: u32 = 2;
 /// The layout before directories had identities of their own.
 const FORMAT_UNNAMED: u32 = 1;
+
+/// How long to wait for a directory that the process before this one may still hold.
+const LOCK_FREE_MAX: Duration = Duration::from_secs(5);
 
 /// Names one data directory for good: drawn at random when it is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -154,10 +157,10 @@ impl DataDir {
         fs::create_dir_all(&path).map_err(io("create", &path))?;
         let lock_path = path.join("LOCK");
         let lock = File::create(&lock_path).map_err(io("create", &lock_path))?;
-        // SAFETY: flock touches no memory, and the file is open.
-        if unsafe { libc::flock(lock.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
-            return Err(DataDirError::InUse(path));
-        }
+        take_lock(&lock).map_err(|error| match error {
+            TryLockError::WouldBlock => DataDirError::InUse(path.clone()),
+            TryLockError::Error(error) => io("lock", &lock_path)(error),
+        })?;
         let identity_path = path.join("IDENTITY");
         let wanted = Identity::of(config);
         let found = match fs::read_to_string(&identity_path) {
@@ -259,6 +262,19 @@ impl Identity {
             store: None,
             stage: None,
             founders: BTreeMap::new(),
+        }
+    }
+}
+
+/// Waits for a predecessor that was killed: until the kernel has taken down its memory, its locks hold.
+fn take_lock(lock: &File) -> Result<(), TryLockError> {
+    let begun = Instant::now();
+    loop {
+        match lock.try_lock() {
+            Err(TryLockError::WouldBlock) if begun.elapsed() < LOCK_FREE_MAX => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            taken => return taken,
         }
     }
 }

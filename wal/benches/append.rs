@@ -53,7 +53,7 @@ fn main() {
 
 /// Ours and fio's in turn, several times, so that both see the same disk; prints the medians.
 fn compare(dir: &Path) {
-    const ROUNDS: usize = 5;
+    const ROUNDS: usize = 7;
     let file = dir.join("fio.bench");
     println!("{:>8} {:>6} {:>12} {:>12} {:>7}", "KiB", "depth", "ours MB/s", "fio MB/s", "ratio");
     let wanted = std::env::var("RINGKV_BENCH_COMPARE").unwrap_or_default();
@@ -64,7 +64,9 @@ fn compare(dir: &Path) {
             if !wanted.is_empty() && !wanted.contains(&name.as_str()) {
                 continue;
             }
-            let writes = (48 << 20_usize) / block.max(32 << 10);
+            // A few tenths of a second each: less, and who else uses the disk decides.
+            let bytes = if block < 128 << 10 { 48 << 20 } else { 256 << 20_usize };
+            let writes = bytes / block.max(32 << 10);
             let mut rig = Rig::new(dir, block, depth);
             rig.settle(block);
             let (mut ours, mut theirs) = (Vec::new(), Vec::new());

@@ -329,7 +329,8 @@ impl World {
         let shard = u32::try_from(self.streams.members.below(shards)).expect("few shards");
         let leader = self.leader_of(shard);
         let node = leader.unwrap_or_else(|| self.streams.members.index(self.nodes.len()));
-        if !self.nodes[node].up {
+        let refrains = matches!(op, AdminOp::RemoveReplica { node } if !self.may_remove(shard, node));
+        if !self.nodes[node].up || refrains {
             return;
         }
         let core = core_of(shard, self.setup.plan.cores);

@@ -9,23 +9,38 @@ use crate::replica_id;
 
 impl World {
     /// Whether a node may lose its data now: every group has a leader, no group counts on a replica that was lost before,
-    /// all groups have a majority without this node, and all others know the present members for good. (Who has just
-    /// committed that a lost replica is gone may be the only one to know; without it, the others count on two that are lost.)
+    /// all groups have a majority without this node and will have, and all others know the present members for good. (Who
+    /// has just committed that a lost replica is gone may be the only one to know; without it, the others count on two that
+    /// are lost.)
     pub(super) fn may_lose(&self, node: usize) -> bool {
         let id = self.nodes[node].id;
         (0..=self.setup.plan.shards).all(|shard| {
             let Some(conf_state) = self.conf_state(shard) else { return false };
-            if !self.is_known_for_good(shard, &conf_state, id) {
+            if !self.is_known_for_good(shard, &conf_state, id) || self.oracle.has_open_change(shard) {
                 return false;
             }
-            let whole = |voters: &[NodeId]| {
-                let lost = |voter: &&NodeId| self.lost.contains(&(shard, voter.0));
-                let here = |voter: &&NodeId| replica_id::node_of(voter.0) == id;
-                let left = voters.iter().filter(|voter| !here(voter)).count();
-                !voters.iter().any(|voter| lost(&voter)) && (voters.is_empty() || left > voters.len() / 2)
+            let outlives = |voters: &[NodeId]| {
+                let left = voters.iter().filter(|voter| replica_id::node_of(voter.0) != id).count();
+                voters.is_empty() || left > voters.len() / 2
             };
-            whole(&conf_state.voters) && whole(&conf_state.voters_outgoing)
+            self.lost_voters(shard, &conf_state).next().is_none()
+                && outlives(&conf_state.voters)
+                && outlives(&conf_state.voters_outgoing)
         })
+    }
+
+    /// Whether an operator who knows what was lost would take a node out of a group: not while another member is lost and
+    /// not replaced, for who is left may then be too few.
+    pub(super) fn may_remove(&self, shard: u32, node: u64) -> bool {
+        self.conf_state(shard).is_none_or(|conf_state| {
+            self.lost_voters(shard, &conf_state).all(|voter| replica_id::node_of(voter.0) == node)
+        })
+    }
+
+    /// The voters of a group whose data are lost.
+    fn lost_voters<'a>(&self, shard: u32, conf_state: &'a ConfState) -> impl Iterator<Item = &'a NodeId> {
+        let voters = conf_state.voters.iter().chain(&conf_state.voters_outgoing);
+        voters.filter(move |voter| self.lost.contains(&(shard, voter.0)))
     }
 
     /// Whether all voters but those of a node have durably applied the present configuration.

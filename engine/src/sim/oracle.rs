@@ -139,6 +139,17 @@ impl Oracle {
         self.shard(shard).last_conf_change
     }
 
+    /// Whether some replica of a shard has a change of members in its log that may yet be committed.
+    pub fn has_open_change(&self, shard: u32) -> bool {
+        let settled = self.last_conf_change(shard);
+        self.seen.iter().filter_map(|replicas| replicas[place(u64::from(shard))].as_ref()).any(|seen| {
+            let past = settled.max(seen.mirror.base()) + 1..=seen.mirror.last();
+            past.into_iter().any(|index| {
+                seen.mirror.entry(index).is_some_and(|entry| entry.kind == EntryKind::ConfChange)
+            })
+        })
+    }
+
     /// How many changes of members were committed since the last call.
     pub fn take_conf_changes(&mut self) -> usize {
         std::mem::take(&mut self.conf_changes)
