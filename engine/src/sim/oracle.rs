@@ -14,6 +14,7 @@ mod reference;
 mod stale_reads;
 mod state_equality;
 
+use raft::confchange::changed;
 use raft::testing::checker::{ElectionSafety, LeaderCompleteness, LogMatching, Violation};
 use raft::{ConfState, EntryKind, Index, NodeId, Role, Term};
 use wal::Lsn;
@@ -58,7 +59,9 @@ struct Seen {
     flushed: u64,
     role: Role,
     term: Term,
+    /// The members, as of `conf_index`.
     conf_state: ConfState,
+    conf_index: u64,
     cursors: cursors::Cursors,
 }
 
@@ -195,6 +198,20 @@ fn place(number: u64) -> usize {
 }
 
 impl Seen {
+    /// The configurations that the replica had since its core's last turn: each membership change may have let the
+    /// entries after it be committed.
+    fn confs_since(&self, replica: &Replica) -> Vec<ConfState> {
+        let mut confs = vec![self.conf_state.clone()];
+        let applied =
+            (self.conf_index + 1..=replica.conf_index.0).filter_map(|index| self.mirror.entry(index));
+        for entry in applied.filter(|entry| entry.kind == EntryKind::ConfChange) {
+            let Ok(next) = changed(confs.last().expect("begun with one"), &entry.data) else { break };
+            confs.push(next);
+        }
+        confs.push(replica.raft.conf_state());
+        confs
+    }
+
     fn new(core: &Core, replica: &Replica) -> Seen {
         Seen {
             raft_id: replica.raft.id().0,
@@ -205,6 +222,7 @@ impl Seen {
             role: Role::Follower,
             term: Term::ZERO,
             conf_state: replica.raft.conf_state(),
+            conf_index: replica.conf_index.0,
             cursors: cursors::Cursors::default(),
         }
     }
@@ -219,6 +237,9 @@ impl Shard {
         }
         self.observe_flushes(seen, core, replica);
         self.observe_commits(seen, replica)?;
+        if seen.conf_index != replica.conf_index.0 {
+            (seen.conf_index, seen.conf_state) = (replica.conf_index.0, replica.raft.conf_state());
+        }
         self.observe_role(seen, replica)?;
         seen.cursors.observe(core, replica, seen.flushed)
     }
@@ -269,8 +290,8 @@ impl Shard {
         if committed == before {
             return Ok(());
         }
-        let conf_state = replica.raft.conf_state();
-        let confs = [&seen.conf_state, &conf_state];
+        let confs = seen.confs_since(replica);
+        let confs: Vec<&ConfState> = confs.iter().collect();
         let term = replica.raft.term();
         let mut newest = None;
         for index in before.max(seen.mirror.base()) + 1..=committed {
@@ -293,7 +314,6 @@ impl Shard {
                 format!("replica {}, leading term {term}, commits {committed} of term {of}", seen.raft_id);
             return violated("a leader commits by counting only in its own term", detail);
         }
-        seen.conf_state = conf_state;
         Ok(())
     }
 
