@@ -7,6 +7,7 @@
 //!         replica   one shard's Raft state, waiting requests and apply queue
 //!   machine     the replicated state machine, on the apply thread
 //!     command   what an entry says        store   where its data lies
+//!     redis     the Redis commands, as functions of a keyspace
 //! ```
 
 pub mod bootstrap;
@@ -21,6 +22,7 @@ pub mod host;
 pub mod identity;
 pub mod machine;
 pub mod placement;
+pub mod redis;
 mod replica;
 pub mod replica_id;
 pub mod server;
