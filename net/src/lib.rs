@@ -26,6 +26,7 @@ pub mod client;
 pub mod map;
 pub mod peer;
 pub mod protocol;
+pub mod resp;
 pub mod slot;
 pub mod transport;
 pub mod types;
