@@ -60,6 +60,7 @@ pub fn cluster_map(config: &Config) -> ClusterMap {
             binary_addr: node.binary.clone(),
             peer_addr: node.peer.clone(),
             cores: node.cores,
+            ..NodeInfo::default()
         })
         .collect();
     let shards = (META_SHARD..=config.cluster.shards)
@@ -126,7 +127,13 @@ mod tests {
     #[test]
     fn shards_begin_on_as_many_nodes_as_wanted_and_spread_over_all() {
         let nodes: Vec<NodeInfo> = (1..=4)
-            .map(|id| NodeInfo { id, binary_addr: String::new(), peer_addr: String::new(), cores: 1 })
+            .map(|id| NodeInfo {
+                id,
+                binary_addr: String::new(),
+                peer_addr: String::new(),
+                cores: 1,
+                ..NodeInfo::default()
+            })
             .collect();
         let on = |replicas, shard| -> Vec<u64> {
             founding_nodes(&nodes, replicas, shard).map(|node| node.id).collect()

@@ -18,7 +18,7 @@ pub struct ClusterMap {
 }
 
 /// One node.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeInfo {
     /// Its id.
     pub id: u64,
@@ -28,6 +28,12 @@ pub struct NodeInfo {
     pub peer_addr: String,
     /// Number of its cores; core ids are `0..cores`.
     pub cores: u32,
+    /// `host:port` of the Redis door that answers for the whole cluster; `None`: closed.
+    pub resp_addr: Option<String>,
+    /// `host:port` of the Redis door that redirects to leaders; `None`: closed.
+    pub resp_cluster_addr: Option<String>,
+    /// `host:port` of the HTTP door; `None`: closed.
+    pub http_addr: Option<String>,
 }
 
 /// One shard.

@@ -11,6 +11,7 @@ mod admin;
 mod checks;
 mod decode;
 mod encode;
+mod program;
 
 pub use crate::frame::FrameTooLong;
 pub use admin::{
@@ -22,6 +23,7 @@ pub(crate) use checks::{Payload, expect_kind, verified};
 pub use decode::{decode_client_hello, decode_error, decode_hello_reply, decode_reply, decode_request};
 pub use encode::Encoder;
 pub(crate) use encode::{Builder, piece_len};
+pub use program::{Access, PROGRAM_ARGS_MAX, Program, ProgramCommand, Watched};
 
 use crate::map::ClusterMap;
 use crate::types::{RequestId, Value};
@@ -148,6 +150,8 @@ pub enum Op {
         limit: u32,
         /// How fresh the answer must be.
         consistency: ReadConsistency,
+        /// Whether the values are to come back empty.
+        keys_only: bool,
     },
     /// One mutation, or an atomic batch within one shard. Answer: [`Answer::Written`].
     Write {
@@ -164,6 +168,23 @@ pub enum Op {
     Status,
     /// An operation on the shard's replicas.
     Admin(AdminOp),
+    /// Commands over keys of the shard, as one step. The namespace is that of each command, not the request's.
+    /// Answer: [`Answer::Executed`].
+    Execute {
+        /// The commands.
+        program: Program,
+        /// Whether they may write; how fresh the answer must be, or when to acknowledge.
+        consistency: Access,
+    },
+    /// How many keys a range of slots holds, within the shard. Answer: [`Answer::Counted`].
+    Count {
+        /// First slot.
+        first_slot: u16,
+        /// Last slot, included.
+        last_slot: u16,
+        /// How fresh the answer must be.
+        consistency: ReadConsistency,
+    },
 }
 
 impl Op {
@@ -173,6 +194,7 @@ impl Op {
         match self {
             Op::Write { .. } => true,
             Op::Admin(op) => op.is_change(),
+            Op::Execute { consistency, .. } => matches!(consistency, Access::Write(_)),
             _ => false,
         }
     }
@@ -288,6 +310,21 @@ pub enum Answer {
     AdminAccepted(AdminAccepted),
     /// To [`AdminOp::Describe`].
     Shard(ShardDescription),
+    /// To [`Op::Execute`].
+    Executed {
+        /// Index of the log entry; of a program that only read, of the last entry its replica had applied.
+        index: u64,
+        /// The commands' replies as RESP3 values, one after the other. `None`: a watched key has changed, nothing was
+        /// done.
+        replies: Option<Bytes>,
+        /// Present on stale reads.
+        freshness: Option<Freshness>,
+    },
+    /// To [`Op::Count`].
+    Counted {
+        /// Keys stored; those that have expired and are not removed yet count.
+        count: u64,
+    },
 }
 
 /// One key of a scan.

@@ -13,10 +13,11 @@ use net::peer::{
     decode_snapshot_chunk, decode_snapshot_end, decode_snapshot_header,
 };
 use net::protocol::{
-    AdminOp, Answer, ClientHello, Encoder, ErrorCode, ErrorReport, Expected, HelloReply, MemberDescription,
-    MemberProgress, MemberRole, Mutation, MutationOutcome, Op, PROTOCOL_VERSION, ReadConsistency, Refusal,
-    Reply, Request, ScanItem, SessionStamp, ShardDescription, SnapshotDescription, WriteConsistency,
-    decode_client_hello, decode_error, decode_hello_reply, decode_reply, decode_request,
+    Access, AdminOp, Answer, ClientHello, Encoder, ErrorCode, ErrorReport, Expected, HelloReply,
+    MemberDescription, MemberProgress, MemberRole, Mutation, MutationOutcome, Op, PROTOCOL_VERSION, Program,
+    ProgramCommand, ReadConsistency, Refusal, Reply, Request, ScanItem, SessionStamp, ShardDescription,
+    SnapshotDescription, Watched, WriteConsistency, decode_client_hello, decode_error, decode_hello_reply,
+    decode_reply, decode_request,
 };
 use net::{Limits, RequestId, Value};
 use proptest::prelude::*;
@@ -128,7 +129,13 @@ fn header() -> SnapshotHeader {
 }
 
 fn map() -> ClusterMap {
-    let node = |id| NodeInfo { id, binary_addr: "n:1".into(), peer_addr: "n:2".into(), cores: 2 };
+    let node = |id| NodeInfo {
+        id,
+        binary_addr: "n:1".into(),
+        peer_addr: "n:2".into(),
+        cores: 2,
+        ..NodeInfo::default()
+    };
     let shard = ShardInfo {
         id: 1,
         slots: Some(SlotRange { first: 0, last: 16383 }),
@@ -153,14 +160,29 @@ fn ops() -> Vec<Op> {
     vec![
         Op::Get { key: key.clone(), consistency },
         Op::Exists { key: key.clone(), consistency },
-        Op::Scan { start: key.clone(), end: Some(value.clone()), limit: 5, consistency },
+        Op::Scan { start: key.clone(), end: Some(value.clone()), limit: 5, consistency, keys_only: true },
         Op::Write { session, consistency: WriteConsistency::Leader, mutations },
         Op::ClusterMap,
         Op::Status,
         Op::Admin(AdminOp::AddReplica { node: 4 }),
         Op::Admin(AdminOp::TransferLeader { node: Some(4) }),
         Op::Admin(AdminOp::Describe),
+        Op::Execute { program: program(&key), consistency: Access::Write(WriteConsistency::Strong) },
+        Op::Execute { program: program(&value), consistency: Access::Read(consistency) },
+        Op::Count { first_slot: 1, last_slot: 16383, consistency },
     ]
+}
+
+fn program(key: &Bytes) -> Program {
+    let command = |args: &[&'static [u8]]| ProgramCommand {
+        namespace: 3,
+        args: args.iter().map(|arg| Bytes::from_static(arg)).collect(),
+    };
+    Program {
+        slot: 12_539,
+        watched: vec![Watched { namespace: 3, key: key.clone(), version: 7 }; 2],
+        commands: vec![command(&[b"SET", b"key", b"value"]), command(&[b"INCRBY", b"key", b"5"])],
+    }
 }
 
 fn described() -> ShardDescription {
@@ -206,6 +228,9 @@ fn results() -> Vec<Result<Answer, Refusal>> {
         Ok(Answer::ClusterMap(map())),
         Ok(Answer::Status(Bytes::from_static(b"{}"))),
         Ok(Answer::Shard(described())),
+        Ok(Answer::Executed { index: 6, replies: Some(Bytes::from_static(b"+OK\r\n")), freshness: None }),
+        Ok(Answer::Executed { index: 6, replies: None, freshness: None }),
+        Ok(Answer::Counted { count: 12 }),
         Err(Refusal::NotLeader { leader: Some(2), epoch: 4 }),
         Err(Refusal::Conflict { why: "busy".into() }),
     ]

@@ -5,9 +5,9 @@ use glommio::LocalExecutor;
 use net::frame::{FrameKind, FrameWriter};
 use net::map::{ClusterMap, NodeInfo, ReplicaInfo, ShardInfo, SlotRange};
 use net::protocol::{
-    AdminAccepted, AdminOp, Answer, ClientHello, Encoder, ErrorCode, ErrorReport, Expected, HelloReply,
-    Mutation, MutationOutcome, Op, PROTOCOL_VERSION, Refusal, Reply, Request, ShardDescription,
-    WriteConsistency, decode_client_hello, decode_error, decode_reply, decode_request,
+    Access, AdminAccepted, AdminOp, Answer, ClientHello, Encoder, ErrorCode, ErrorReport, Expected,
+    HelloReply, Mutation, MutationOutcome, Op, PROTOCOL_VERSION, Program, Refusal, Reply, Request,
+    ShardDescription, WriteConsistency, decode_client_hello, decode_error, decode_reply, decode_request,
 };
 use net::transport::client::Swap;
 use net::transport::{Connection, ConnectionConfig, FrameReader, FrameSender, Listener, ReadError};
@@ -253,6 +253,7 @@ impl Server {
             binary_addr: self.address.to_string(),
             peer_addr: "127.0.0.1:1".into(),
             cores: 1,
+            ..NodeInfo::default()
         };
         let shard = |id, slots| ShardInfo {
             id,
@@ -333,6 +334,17 @@ impl Server {
             Op::ClusterMap => Ok(Answer::ClusterMap(self.map())),
             Op::Status => Ok(Answer::Status(Bytes::from_static(b"{}"))),
             Op::Admin(op) => self.administrate(*op),
+            Op::Execute { program, consistency: Access::Write(_) } => {
+                let replies = Some(program.commands[0].args.concat().into());
+                Ok(Answer::Executed { index: 1, replies, freshness: None })
+            }
+            Op::Execute { .. } => Ok(Answer::Executed { index: 1, replies: None, freshness: None }),
+            Op::Count { first_slot, last_slot, .. } => {
+                Ok(Answer::Counted { count: u64::from(last_slot - first_slot) })
+            }
+            Op::Scan { keys_only: true, .. } => {
+                Ok(Answer::Scan { items: vec![], next: Some("b".into()), freshness: None })
+            }
             Op::Scan { .. } => Err(Refusal::Invalid { why: "no scans here".into() }),
         }
     }
@@ -409,6 +421,13 @@ fn every_operation_reaches_the_server_and_returns() {
         assert_eq!(client.fetch_cluster_map().await, Ok(server.map()));
         let refused = client.scan(1, "", None, 10, Default::default()).await;
         assert_eq!(refused, Err(ClientError::Refused(Refusal::Invalid { why: "no scans here".into() })));
+        let keys = client.scan_keys(1, "a", None, 10, Default::default()).await.unwrap();
+        assert_eq!(keys.next, Some("b".into()));
+        assert_eq!(client.count(1, (3, 10), Default::default()).await, Ok(7));
+        let program = Program::single(0, 0, vec!["in".into(), "cr".into()]);
+        let write = Access::Write(WriteConsistency::Strong);
+        assert_eq!(client.execute(program.clone(), write).await, Ok(Some("incr".into())));
+        assert_eq!(client.execute(program, Access::Read(Default::default())).await, Ok(None));
         assert_eq!(server.connections.get(), 1, "one connection serves them all");
     });
 }

@@ -172,7 +172,13 @@ impl Shared {
         let address = self.address.to_string();
         ClusterMap {
             epoch: 1,
-            nodes: vec![NodeInfo { id: NODE, binary_addr: address.clone(), peer_addr: address, cores: 1 }],
+            nodes: vec![NodeInfo {
+                id: NODE,
+                binary_addr: address.clone(),
+                peer_addr: address,
+                cores: 1,
+                ..NodeInfo::default()
+            }],
             shards: vec![ShardInfo {
                 id: 1,
                 slots: Some(SlotRange { first: 0, last: 16_383 }),

@@ -88,7 +88,7 @@ impl Core {
                 let slot = self.check_key(request.shard, key)?;
                 (Query::Exists { namespace, slot, key: copy(key) }, *consistency)
             }
-            Op::Scan { start, end, limit, consistency } => {
+            Op::Scan { start, end, limit, consistency, keys_only } => {
                 let slots = self.slots(request.shard);
                 let query = Query::Scan {
                     namespace,
@@ -96,8 +96,12 @@ impl Core {
                     start: copy(start),
                     end: end.as_ref().map(copy),
                     limit: *limit,
+                    keys_only: *keys_only,
                 };
                 (query, *consistency)
+            }
+            Op::Execute { .. } | Op::Count { .. } => {
+                return Err(Refusal::Invalid { why: "not understood by this node".to_owned() });
             }
             Op::Admin(op) => {
                 let answer = self.administer(request.shard, *op)?;

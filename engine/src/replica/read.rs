@@ -21,7 +21,7 @@ use crate::store::{ReadTier, StorageEngine, StoreError};
 pub(crate) enum Query {
     Get { namespace: u8, slot: u16, key: Bytes },
     Exists { namespace: u8, slot: u16, key: Bytes },
-    Scan { namespace: u8, slots: (u16, u16), start: Bytes, end: Option<Bytes>, limit: u32 },
+    Scan { namespace: u8, slots: (u16, u16), start: Bytes, end: Option<Bytes>, limit: u32, keys_only: bool },
 }
 
 /// A read and where its answer goes.
@@ -307,8 +307,8 @@ impl ReadTask {
                 .value(*namespace, *slot, key, tier)?
                 .map(|value| Answer::Exists { exists: value.is_some(), freshness: self.freshness }),
             Query::Scan { .. } if tier == ReadTier::Memory => return None,
-            Query::Scan { namespace, slots, start, end, limit } => {
-                self.scan(*namespace, *slots, start, end.as_ref(), *limit)
+            Query::Scan { namespace, slots, start, end, limit, keys_only } => {
+                self.scan(*namespace, *slots, start, end.as_ref(), *limit, *keys_only)
             }
         };
         Some(ReadDone { origin: self.origin, reply: Reply { id: self.request, result } })
@@ -336,6 +336,7 @@ impl ReadTask {
         start: &Bytes,
         end: Option<&Bytes>,
         limit: u32,
+        keys_only: bool,
     ) -> Result<Answer, Refusal> {
         let start = match start.is_empty() {
             true => ScanPosition { slot: first, key: Bytes::new() },
@@ -357,7 +358,10 @@ impl ReadTask {
             .into_iter()
             .map(|item| protocol::ScanItem {
                 key: item.key,
-                value: Value { data: item.value.data, version: item.value.version },
+                value: Value {
+                    data: if keys_only { Bytes::new() } else { item.value.data },
+                    version: item.value.version,
+                },
             })
             .collect();
         let next = page.next.map(|next| [&next.slot.to_be_bytes(), next.key.as_ref()].concat().into());

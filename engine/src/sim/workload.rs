@@ -264,7 +264,13 @@ impl Workload {
     fn scan(&mut self, shard: u32) -> Operation {
         let consistency =
             if self.rng.coin() { ReadConsistency::Stale } else { ReadConsistency::Linearizable };
-        let op = Op::Scan { start: Bytes::new(), end: None, limit: 10, consistency };
+        let op = Op::Scan {
+            start: Bytes::new(),
+            end: None,
+            limit: 10,
+            consistency,
+            keys_only: consistency == ReadConsistency::Stale,
+        };
         Operation { shard, op, actions: Vec::new(), kind: Kind::Other, has_session: false }
     }
 

@@ -161,9 +161,10 @@ pub struct ClientCore {
     effects: VecDeque<Effect>,
 }
 
-/// Metadata of a request, and of each mutation, counted in its size.
+/// Metadata of a request, of each mutation, and of each piece of a program, counted in its size.
 const REQUEST_META_BYTES: usize = 160;
 const MUTATION_META_BYTES: usize = 32;
+const PIECE_META_BYTES: usize = 16;
 
 impl ClientCore {
     /// A client of the cluster behind `config.endpoints`. `seed` makes all its random choices.
@@ -328,6 +329,8 @@ impl ClientCore {
                 Op::Scan { start, .. } => Ok(Route::Slot(slot_of(start))),
                 Op::Write { mutations, .. } => self.route_of_batch(mutations),
                 Op::ClusterMap | Op::Status => Ok(Route::AnyNode),
+                Op::Execute { program, .. } => Ok(Route::Slot(program.slot)),
+                Op::Count { first_slot, .. } => Ok(Route::Slot(*first_slot)),
                 // It has no key: only its shard says where it goes.
                 Op::Admin(_) => Err(ClientError::NoSuchShard),
             },
@@ -360,7 +363,14 @@ impl ClientCore {
         let bytes = match op {
             Op::Get { key, .. } | Op::Exists { key, .. } => within(Oversize::Key, key, key_max)?,
             Op::Scan { start, end, .. } => start.len() + end.as_ref().map_or(0, bytes::Bytes::len),
-            Op::ClusterMap | Op::Status | Op::Admin(_) => 0,
+            Op::ClusterMap | Op::Status | Op::Admin(_) | Op::Count { .. } => 0,
+            Op::Execute { program, .. } => {
+                let mut bytes = 0usize;
+                for piece in program.pieces() {
+                    bytes += PIECE_META_BYTES + within(Oversize::Value, piece, key_max.max(value_max))?;
+                }
+                bytes
+            }
             Op::Write { mutations, .. } => {
                 let mut bytes = 0usize;
                 for mutation in mutations {

@@ -6,10 +6,10 @@ extern crate alloc;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 pub const ENUM_MIN_OP: u8 = 0;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MAX_OP: u8 = 12;
+pub const ENUM_MAX_OP: u8 = 14;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_OP: [Op; 13] = [
+pub const ENUM_VALUES_OP: [Op; 15] = [
   Op::NONE,
   Op::Get,
   Op::Exists,
@@ -23,6 +23,8 @@ pub const ENUM_VALUES_OP: [Op; 13] = [
   Op::TakeSnapshot,
   Op::Compact,
   Op::DescribeShard,
+  Op::Execute,
+  Op::Count,
 ];
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -43,9 +45,11 @@ impl Op {
   pub const TakeSnapshot: Self = Self(10);
   pub const Compact: Self = Self(11);
   pub const DescribeShard: Self = Self(12);
+  pub const Execute: Self = Self(13);
+  pub const Count: Self = Self(14);
 
   pub const ENUM_MIN: u8 = 0;
-  pub const ENUM_MAX: u8 = 12;
+  pub const ENUM_MAX: u8 = 14;
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::NONE,
     Self::Get,
@@ -60,6 +64,8 @@ impl Op {
     Self::TakeSnapshot,
     Self::Compact,
     Self::DescribeShard,
+    Self::Execute,
+    Self::Count,
   ];
   /// Returns the variant's name or "" if unknown.
   pub fn variant_name(self) -> Option<&'static str> {
@@ -77,6 +83,8 @@ impl Op {
       Self::TakeSnapshot => Some("TakeSnapshot"),
       Self::Compact => Some("Compact"),
       Self::DescribeShard => Some("DescribeShard"),
+      Self::Execute => Some("Execute"),
+      Self::Count => Some("Count"),
       _ => None,
     }
   }
@@ -136,10 +144,10 @@ pub struct OpUnionTableOffset {}
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 pub const ENUM_MIN_ANSWER: u8 = 0;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MAX_ANSWER: u8 = 9;
+pub const ENUM_MAX_ANSWER: u8 = 11;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_ANSWER: [Answer; 10] = [
+pub const ENUM_VALUES_ANSWER: [Answer; 12] = [
   Answer::NONE,
   Answer::ValueAnswer,
   Answer::ExistsAnswer,
@@ -150,6 +158,8 @@ pub const ENUM_VALUES_ANSWER: [Answer; 10] = [
   Answer::Refused,
   Answer::AdminAccepted,
   Answer::ShardDescription,
+  Answer::ExecutedAnswer,
+  Answer::CountedAnswer,
 ];
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -167,9 +177,11 @@ impl Answer {
   pub const Refused: Self = Self(7);
   pub const AdminAccepted: Self = Self(8);
   pub const ShardDescription: Self = Self(9);
+  pub const ExecutedAnswer: Self = Self(10);
+  pub const CountedAnswer: Self = Self(11);
 
   pub const ENUM_MIN: u8 = 0;
-  pub const ENUM_MAX: u8 = 9;
+  pub const ENUM_MAX: u8 = 11;
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::NONE,
     Self::ValueAnswer,
@@ -181,6 +193,8 @@ impl Answer {
     Self::Refused,
     Self::AdminAccepted,
     Self::ShardDescription,
+    Self::ExecutedAnswer,
+    Self::CountedAnswer,
   ];
   /// Returns the variant's name or "" if unknown.
   pub fn variant_name(self) -> Option<&'static str> {
@@ -195,6 +209,8 @@ impl Answer {
       Self::Refused => Some("Refused"),
       Self::AdminAccepted => Some("AdminAccepted"),
       Self::ShardDescription => Some("ShardDescription"),
+      Self::ExecutedAnswer => Some("ExecutedAnswer"),
+      Self::CountedAnswer => Some("CountedAnswer"),
       _ => None,
     }
   }
@@ -914,6 +930,292 @@ impl<'a> Mutation {
         &x_le as *const _ as *const u8,
         self.0[31..].as_mut_ptr(),
         ::core::mem::size_of::<<bool as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+}
+
+// struct WatchedKey, aligned to 8
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq)]
+pub struct WatchedKey(pub [u8; 16]);
+impl Default for WatchedKey { 
+  fn default() -> Self { 
+    Self([0; 16])
+  }
+}
+impl ::core::fmt::Debug for WatchedKey {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
+    f.debug_struct("WatchedKey")
+      .field("version", &self.version())
+      .field("key_len", &self.key_len())
+      .field("namespace", &self.namespace())
+      .finish()
+  }
+}
+
+impl ::flatbuffers::SimpleToVerifyInSlice for WatchedKey {}
+impl<'a> ::flatbuffers::Follow<'a> for WatchedKey {
+  type Inner = &'a WatchedKey;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { <&'a WatchedKey>::follow(buf, loc) }
+  }
+}
+impl<'a> ::flatbuffers::Follow<'a> for &'a WatchedKey {
+  type Inner = &'a WatchedKey;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { ::flatbuffers::follow_cast_ref::<WatchedKey>(buf, loc) }
+  }
+}
+impl<'b> ::flatbuffers::Push for WatchedKey {
+    type Output = WatchedKey;
+    #[inline]
+    unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+        let src = unsafe { ::core::slice::from_raw_parts(self as *const WatchedKey as *const u8, <Self as ::flatbuffers::Push>::size()) };
+        dst.copy_from_slice(src);
+    }
+    #[inline]
+    fn alignment() -> ::flatbuffers::PushAlignment {
+        ::flatbuffers::PushAlignment::new(8)
+    }
+}
+
+impl<'a> ::flatbuffers::Verifiable for WatchedKey {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.in_buffer::<Self>(pos)
+  }
+}
+
+impl<'a> WatchedKey {
+  #[allow(clippy::too_many_arguments)]
+  pub fn new(
+    version: u64,
+    key_len: u32,
+    namespace: u8,
+  ) -> Self {
+    let mut s = Self([0; 16]);
+    s.set_version(version);
+    s.set_key_len(key_len);
+    s.set_namespace(namespace);
+    s
+  }
+
+  pub fn version(&self) -> u64 {
+    let mut mem = ::core::mem::MaybeUninit::<<u64 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[0..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_version(&mut self, x: u64) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[0..].as_mut_ptr(),
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn key_len(&self) -> u32 {
+    let mut mem = ::core::mem::MaybeUninit::<<u32 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[8..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_key_len(&mut self, x: u32) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[8..].as_mut_ptr(),
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn namespace(&self) -> u8 {
+    let mut mem = ::core::mem::MaybeUninit::<<u8 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[12..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u8 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_namespace(&mut self, x: u8) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[12..].as_mut_ptr(),
+        ::core::mem::size_of::<<u8 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+}
+
+// struct ProgramCommand, aligned to 4
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq)]
+pub struct ProgramCommand(pub [u8; 8]);
+impl Default for ProgramCommand { 
+  fn default() -> Self { 
+    Self([0; 8])
+  }
+}
+impl ::core::fmt::Debug for ProgramCommand {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
+    f.debug_struct("ProgramCommand")
+      .field("arg_count", &self.arg_count())
+      .field("namespace", &self.namespace())
+      .finish()
+  }
+}
+
+impl ::flatbuffers::SimpleToVerifyInSlice for ProgramCommand {}
+impl<'a> ::flatbuffers::Follow<'a> for ProgramCommand {
+  type Inner = &'a ProgramCommand;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { <&'a ProgramCommand>::follow(buf, loc) }
+  }
+}
+impl<'a> ::flatbuffers::Follow<'a> for &'a ProgramCommand {
+  type Inner = &'a ProgramCommand;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { ::flatbuffers::follow_cast_ref::<ProgramCommand>(buf, loc) }
+  }
+}
+impl<'b> ::flatbuffers::Push for ProgramCommand {
+    type Output = ProgramCommand;
+    #[inline]
+    unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+        let src = unsafe { ::core::slice::from_raw_parts(self as *const ProgramCommand as *const u8, <Self as ::flatbuffers::Push>::size()) };
+        dst.copy_from_slice(src);
+    }
+    #[inline]
+    fn alignment() -> ::flatbuffers::PushAlignment {
+        ::flatbuffers::PushAlignment::new(4)
+    }
+}
+
+impl<'a> ::flatbuffers::Verifiable for ProgramCommand {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.in_buffer::<Self>(pos)
+  }
+}
+
+impl<'a> ProgramCommand {
+  #[allow(clippy::too_many_arguments)]
+  pub fn new(
+    arg_count: u32,
+    namespace: u8,
+  ) -> Self {
+    let mut s = Self([0; 8]);
+    s.set_arg_count(arg_count);
+    s.set_namespace(namespace);
+    s
+  }
+
+  pub fn arg_count(&self) -> u32 {
+    let mut mem = ::core::mem::MaybeUninit::<<u32 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[0..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_arg_count(&mut self, x: u32) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[0..].as_mut_ptr(),
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn namespace(&self) -> u8 {
+    let mut mem = ::core::mem::MaybeUninit::<<u8 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[4..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u8 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_namespace(&mut self, x: u8) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[4..].as_mut_ptr(),
+        ::core::mem::size_of::<<u8 as ::flatbuffers::EndianScalar>::Scalar>(),
       );
     }
   }
@@ -1976,6 +2278,9 @@ impl<'a> NodeInfo<'a> {
   pub const VT_BINARY_ADDR: ::flatbuffers::VOffsetT = 6;
   pub const VT_PEER_ADDR: ::flatbuffers::VOffsetT = 8;
   pub const VT_CORES: ::flatbuffers::VOffsetT = 10;
+  pub const VT_RESP_ADDR: ::flatbuffers::VOffsetT = 12;
+  pub const VT_RESP_CLUSTER_ADDR: ::flatbuffers::VOffsetT = 14;
+  pub const VT_HTTP_ADDR: ::flatbuffers::VOffsetT = 16;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -1988,6 +2293,9 @@ impl<'a> NodeInfo<'a> {
   ) -> ::flatbuffers::WIPOffset<NodeInfo<'bldr>> {
     let mut builder = NodeInfoBuilder::new(_fbb);
     builder.add_id(args.id);
+    if let Some(x) = args.http_addr { builder.add_http_addr(x); }
+    if let Some(x) = args.resp_cluster_addr { builder.add_resp_cluster_addr(x); }
+    if let Some(x) = args.resp_addr { builder.add_resp_addr(x); }
     builder.add_cores(args.cores);
     if let Some(x) = args.peer_addr { builder.add_peer_addr(x); }
     if let Some(x) = args.binary_addr { builder.add_binary_addr(x); }
@@ -2023,6 +2331,27 @@ impl<'a> NodeInfo<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<u32>(NodeInfo::VT_CORES, Some(0)).unwrap()}
   }
+  #[inline]
+  pub fn resp_addr(&self) -> Option<&'a str> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(NodeInfo::VT_RESP_ADDR, None)}
+  }
+  #[inline]
+  pub fn resp_cluster_addr(&self) -> Option<&'a str> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(NodeInfo::VT_RESP_CLUSTER_ADDR, None)}
+  }
+  #[inline]
+  pub fn http_addr(&self) -> Option<&'a str> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(NodeInfo::VT_HTTP_ADDR, None)}
+  }
 }
 
 impl ::flatbuffers::Verifiable for NodeInfo<'_> {
@@ -2035,6 +2364,9 @@ impl ::flatbuffers::Verifiable for NodeInfo<'_> {
      .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("binary_addr", Self::VT_BINARY_ADDR, true)?
      .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("peer_addr", Self::VT_PEER_ADDR, true)?
      .visit_field::<u32>("cores", Self::VT_CORES, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("resp_addr", Self::VT_RESP_ADDR, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("resp_cluster_addr", Self::VT_RESP_CLUSTER_ADDR, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("http_addr", Self::VT_HTTP_ADDR, false)?
      .finish();
     Ok(())
   }
@@ -2044,6 +2376,9 @@ pub struct NodeInfoArgs<'a> {
     pub binary_addr: Option<::flatbuffers::WIPOffset<&'a str>>,
     pub peer_addr: Option<::flatbuffers::WIPOffset<&'a str>>,
     pub cores: u32,
+    pub resp_addr: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub resp_cluster_addr: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub http_addr: Option<::flatbuffers::WIPOffset<&'a str>>,
 }
 impl<'a> Default for NodeInfoArgs<'a> {
   #[inline]
@@ -2053,6 +2388,9 @@ impl<'a> Default for NodeInfoArgs<'a> {
       binary_addr: None, // required field
       peer_addr: None, // required field
       cores: 0,
+      resp_addr: None,
+      resp_cluster_addr: None,
+      http_addr: None,
     }
   }
 }
@@ -2079,6 +2417,18 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> NodeInfoBuilder<'a, 'b, A> {
     self.fbb_.push_slot::<u32>(NodeInfo::VT_CORES, cores, 0);
   }
   #[inline]
+  pub fn add_resp_addr(&mut self, resp_addr: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(NodeInfo::VT_RESP_ADDR, resp_addr);
+  }
+  #[inline]
+  pub fn add_resp_cluster_addr(&mut self, resp_cluster_addr: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(NodeInfo::VT_RESP_CLUSTER_ADDR, resp_cluster_addr);
+  }
+  #[inline]
+  pub fn add_http_addr(&mut self, http_addr: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(NodeInfo::VT_HTTP_ADDR, http_addr);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> NodeInfoBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     NodeInfoBuilder {
@@ -2102,6 +2452,9 @@ impl ::core::fmt::Debug for NodeInfo<'_> {
       ds.field("binary_addr", &self.binary_addr());
       ds.field("peer_addr", &self.peer_addr());
       ds.field("cores", &self.cores());
+      ds.field("resp_addr", &self.resp_addr());
+      ds.field("resp_cluster_addr", &self.resp_cluster_addr());
+      ds.field("http_addr", &self.http_addr());
       ds.finish()
   }
 }
@@ -2813,6 +3166,7 @@ impl<'a> Scan<'a> {
   pub const VT_END_LEN: ::flatbuffers::VOffsetT = 6;
   pub const VT_LIMIT: ::flatbuffers::VOffsetT = 8;
   pub const VT_CONSISTENCY: ::flatbuffers::VOffsetT = 10;
+  pub const VT_KEYS_ONLY: ::flatbuffers::VOffsetT = 12;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -2827,6 +3181,7 @@ impl<'a> Scan<'a> {
     builder.add_limit(args.limit);
     if let Some(x) = args.end_len { builder.add_end_len(x); }
     builder.add_start_len(args.start_len);
+    builder.add_keys_only(args.keys_only);
     builder.add_consistency(args.consistency);
     builder.finish()
   }
@@ -2860,6 +3215,13 @@ impl<'a> Scan<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<u8>(Scan::VT_CONSISTENCY, Some(0)).unwrap()}
   }
+  #[inline]
+  pub fn keys_only(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(Scan::VT_KEYS_ONLY, Some(false)).unwrap()}
+  }
 }
 
 impl ::flatbuffers::Verifiable for Scan<'_> {
@@ -2872,6 +3234,7 @@ impl ::flatbuffers::Verifiable for Scan<'_> {
      .visit_field::<u32>("end_len", Self::VT_END_LEN, false)?
      .visit_field::<u32>("limit", Self::VT_LIMIT, false)?
      .visit_field::<u8>("consistency", Self::VT_CONSISTENCY, false)?
+     .visit_field::<bool>("keys_only", Self::VT_KEYS_ONLY, false)?
      .finish();
     Ok(())
   }
@@ -2881,6 +3244,7 @@ pub struct ScanArgs {
     pub end_len: Option<u32>,
     pub limit: u32,
     pub consistency: u8,
+    pub keys_only: bool,
 }
 impl<'a> Default for ScanArgs {
   #[inline]
@@ -2890,6 +3254,7 @@ impl<'a> Default for ScanArgs {
       end_len: None,
       limit: 0,
       consistency: 0,
+      keys_only: false,
     }
   }
 }
@@ -2916,6 +3281,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ScanBuilder<'a, 'b, A> {
     self.fbb_.push_slot::<u8>(Scan::VT_CONSISTENCY, consistency, 0);
   }
   #[inline]
+  pub fn add_keys_only(&mut self, keys_only: bool) {
+    self.fbb_.push_slot::<bool>(Scan::VT_KEYS_ONLY, keys_only, false);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ScanBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     ScanBuilder {
@@ -2937,6 +3306,7 @@ impl ::core::fmt::Debug for Scan<'_> {
       ds.field("end_len", &self.end_len());
       ds.field("limit", &self.limit());
       ds.field("consistency", &self.consistency());
+      ds.field("keys_only", &self.keys_only());
       ds.finish()
   }
 }
@@ -3749,6 +4119,319 @@ impl ::core::fmt::Debug for DescribeShard<'_> {
       ds.finish()
   }
 }
+pub enum ExecuteOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct Execute<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Execute<'a> {
+  type Inner = Execute<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Execute<'a> {
+  pub const VT_IS_WRITE: ::flatbuffers::VOffsetT = 4;
+  pub const VT_CONSISTENCY: ::flatbuffers::VOffsetT = 6;
+  pub const VT_SLOT: ::flatbuffers::VOffsetT = 8;
+  pub const VT_WATCHED: ::flatbuffers::VOffsetT = 10;
+  pub const VT_COMMANDS: ::flatbuffers::VOffsetT = 12;
+  pub const VT_ARG_LENS: ::flatbuffers::VOffsetT = 14;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Execute { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args ExecuteArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<Execute<'bldr>> {
+    let mut builder = ExecuteBuilder::new(_fbb);
+    if let Some(x) = args.arg_lens { builder.add_arg_lens(x); }
+    if let Some(x) = args.commands { builder.add_commands(x); }
+    if let Some(x) = args.watched { builder.add_watched(x); }
+    builder.add_slot(args.slot);
+    builder.add_consistency(args.consistency);
+    builder.add_is_write(args.is_write);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn is_write(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(Execute::VT_IS_WRITE, Some(false)).unwrap()}
+  }
+  #[inline]
+  pub fn consistency(&self) -> u8 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u8>(Execute::VT_CONSISTENCY, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn slot(&self) -> u16 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u16>(Execute::VT_SLOT, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn watched(&self) -> Option<::flatbuffers::Vector<'a, WatchedKey>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, WatchedKey>>>(Execute::VT_WATCHED, None)}
+  }
+  #[inline]
+  pub fn commands(&self) -> ::flatbuffers::Vector<'a, ProgramCommand> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ProgramCommand>>>(Execute::VT_COMMANDS, None).unwrap()}
+  }
+  #[inline]
+  pub fn arg_lens(&self) -> ::flatbuffers::Vector<'a, u32> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u32>>>(Execute::VT_ARG_LENS, None).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Execute<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<bool>("is_write", Self::VT_IS_WRITE, false)?
+     .visit_field::<u8>("consistency", Self::VT_CONSISTENCY, false)?
+     .visit_field::<u16>("slot", Self::VT_SLOT, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, WatchedKey>>>("watched", Self::VT_WATCHED, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ProgramCommand>>>("commands", Self::VT_COMMANDS, true)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u32>>>("arg_lens", Self::VT_ARG_LENS, true)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct ExecuteArgs<'a> {
+    pub is_write: bool,
+    pub consistency: u8,
+    pub slot: u16,
+    pub watched: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, WatchedKey>>>,
+    pub commands: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ProgramCommand>>>,
+    pub arg_lens: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u32>>>,
+}
+impl<'a> Default for ExecuteArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    ExecuteArgs {
+      is_write: false,
+      consistency: 0,
+      slot: 0,
+      watched: None,
+      commands: None, // required field
+      arg_lens: None, // required field
+    }
+  }
+}
+
+pub struct ExecuteBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ExecuteBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_is_write(&mut self, is_write: bool) {
+    self.fbb_.push_slot::<bool>(Execute::VT_IS_WRITE, is_write, false);
+  }
+  #[inline]
+  pub fn add_consistency(&mut self, consistency: u8) {
+    self.fbb_.push_slot::<u8>(Execute::VT_CONSISTENCY, consistency, 0);
+  }
+  #[inline]
+  pub fn add_slot(&mut self, slot: u16) {
+    self.fbb_.push_slot::<u16>(Execute::VT_SLOT, slot, 0);
+  }
+  #[inline]
+  pub fn add_watched(&mut self, watched: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , WatchedKey>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Execute::VT_WATCHED, watched);
+  }
+  #[inline]
+  pub fn add_commands(&mut self, commands: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ProgramCommand>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Execute::VT_COMMANDS, commands);
+  }
+  #[inline]
+  pub fn add_arg_lens(&mut self, arg_lens: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u32>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Execute::VT_ARG_LENS, arg_lens);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ExecuteBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    ExecuteBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Execute<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, Execute::VT_COMMANDS,"commands");
+    self.fbb_.required(o, Execute::VT_ARG_LENS,"arg_lens");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Execute<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Execute");
+      ds.field("is_write", &self.is_write());
+      ds.field("consistency", &self.consistency());
+      ds.field("slot", &self.slot());
+      ds.field("watched", &self.watched());
+      ds.field("commands", &self.commands());
+      ds.field("arg_lens", &self.arg_lens());
+      ds.finish()
+  }
+}
+pub enum CountOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct Count<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Count<'a> {
+  type Inner = Count<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Count<'a> {
+  pub const VT_FIRST_SLOT: ::flatbuffers::VOffsetT = 4;
+  pub const VT_LAST_SLOT: ::flatbuffers::VOffsetT = 6;
+  pub const VT_CONSISTENCY: ::flatbuffers::VOffsetT = 8;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Count { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args CountArgs
+  ) -> ::flatbuffers::WIPOffset<Count<'bldr>> {
+    let mut builder = CountBuilder::new(_fbb);
+    builder.add_last_slot(args.last_slot);
+    builder.add_first_slot(args.first_slot);
+    builder.add_consistency(args.consistency);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn first_slot(&self) -> u16 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u16>(Count::VT_FIRST_SLOT, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn last_slot(&self) -> u16 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u16>(Count::VT_LAST_SLOT, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn consistency(&self) -> u8 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u8>(Count::VT_CONSISTENCY, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Count<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u16>("first_slot", Self::VT_FIRST_SLOT, false)?
+     .visit_field::<u16>("last_slot", Self::VT_LAST_SLOT, false)?
+     .visit_field::<u8>("consistency", Self::VT_CONSISTENCY, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct CountArgs {
+    pub first_slot: u16,
+    pub last_slot: u16,
+    pub consistency: u8,
+}
+impl<'a> Default for CountArgs {
+  #[inline]
+  fn default() -> Self {
+    CountArgs {
+      first_slot: 0,
+      last_slot: 0,
+      consistency: 0,
+    }
+  }
+}
+
+pub struct CountBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> CountBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_first_slot(&mut self, first_slot: u16) {
+    self.fbb_.push_slot::<u16>(Count::VT_FIRST_SLOT, first_slot, 0);
+  }
+  #[inline]
+  pub fn add_last_slot(&mut self, last_slot: u16) {
+    self.fbb_.push_slot::<u16>(Count::VT_LAST_SLOT, last_slot, 0);
+  }
+  #[inline]
+  pub fn add_consistency(&mut self, consistency: u8) {
+    self.fbb_.push_slot::<u8>(Count::VT_CONSISTENCY, consistency, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> CountBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    CountBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Count<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Count<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Count");
+      ds.field("first_slot", &self.first_slot());
+      ds.field("last_slot", &self.last_slot());
+      ds.field("consistency", &self.consistency());
+      ds.finish()
+  }
+}
 pub enum RequestOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
@@ -3993,6 +4676,34 @@ impl<'a> Request<'a> {
     }
   }
 
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn op_as_execute(&self) -> Option<Execute<'a>> {
+    if self.op_type() == Op::Execute {
+      let u = self.op();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { Execute::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn op_as_count(&self) -> Option<Count<'a>> {
+    if self.op_type() == Op::Count {
+      let u = self.op();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { Count::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
 }
 
 impl ::flatbuffers::Verifiable for Request<'_> {
@@ -4018,6 +4729,8 @@ impl ::flatbuffers::Verifiable for Request<'_> {
           Op::TakeSnapshot => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<TakeSnapshot>>("Op::TakeSnapshot", pos),
           Op::Compact => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Compact>>("Op::Compact", pos),
           Op::DescribeShard => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<DescribeShard>>("Op::DescribeShard", pos),
+          Op::Execute => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Execute>>("Op::Execute", pos),
+          Op::Count => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Count>>("Op::Count", pos),
           _ => Ok(()),
         }
      })?
@@ -4173,6 +4886,20 @@ impl ::core::fmt::Debug for Request<'_> {
         },
         Op::DescribeShard => {
           if let Some(x) = self.op_as_describe_shard() {
+            ds.field("op", &x)
+          } else {
+            ds.field("op", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        Op::Execute => {
+          if let Some(x) = self.op_as_execute() {
+            ds.field("op", &x)
+          } else {
+            ds.field("op", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        Op::Count => {
+          if let Some(x) = self.op_as_count() {
             ds.field("op", &x)
           } else {
             ds.field("op", &"InvalidFlatbuffer: Union discriminant does not match value.")
@@ -5246,6 +5973,232 @@ impl ::core::fmt::Debug for ShardDescription<'_> {
       ds.finish()
   }
 }
+pub enum ExecutedAnswerOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct ExecutedAnswer<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for ExecutedAnswer<'a> {
+  type Inner = ExecutedAnswer<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> ExecutedAnswer<'a> {
+  pub const VT_INDEX: ::flatbuffers::VOffsetT = 4;
+  pub const VT_EXECUTED: ::flatbuffers::VOffsetT = 6;
+  pub const VT_FRESHNESS: ::flatbuffers::VOffsetT = 8;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    ExecutedAnswer { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args ExecutedAnswerArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<ExecutedAnswer<'bldr>> {
+    let mut builder = ExecutedAnswerBuilder::new(_fbb);
+    builder.add_index(args.index);
+    if let Some(x) = args.freshness { builder.add_freshness(x); }
+    builder.add_executed(args.executed);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn index(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(ExecutedAnswer::VT_INDEX, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn executed(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(ExecutedAnswer::VT_EXECUTED, Some(false)).unwrap()}
+  }
+  #[inline]
+  pub fn freshness(&self) -> Option<&'a Freshness> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<Freshness>(ExecutedAnswer::VT_FRESHNESS, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for ExecutedAnswer<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u64>("index", Self::VT_INDEX, false)?
+     .visit_field::<bool>("executed", Self::VT_EXECUTED, false)?
+     .visit_field::<Freshness>("freshness", Self::VT_FRESHNESS, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct ExecutedAnswerArgs<'a> {
+    pub index: u64,
+    pub executed: bool,
+    pub freshness: Option<&'a Freshness>,
+}
+impl<'a> Default for ExecutedAnswerArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    ExecutedAnswerArgs {
+      index: 0,
+      executed: false,
+      freshness: None,
+    }
+  }
+}
+
+pub struct ExecutedAnswerBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ExecutedAnswerBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_index(&mut self, index: u64) {
+    self.fbb_.push_slot::<u64>(ExecutedAnswer::VT_INDEX, index, 0);
+  }
+  #[inline]
+  pub fn add_executed(&mut self, executed: bool) {
+    self.fbb_.push_slot::<bool>(ExecutedAnswer::VT_EXECUTED, executed, false);
+  }
+  #[inline]
+  pub fn add_freshness(&mut self, freshness: &Freshness) {
+    self.fbb_.push_slot_always::<&Freshness>(ExecutedAnswer::VT_FRESHNESS, freshness);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ExecutedAnswerBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    ExecutedAnswerBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<ExecutedAnswer<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for ExecutedAnswer<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("ExecutedAnswer");
+      ds.field("index", &self.index());
+      ds.field("executed", &self.executed());
+      ds.field("freshness", &self.freshness());
+      ds.finish()
+  }
+}
+pub enum CountedAnswerOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct CountedAnswer<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for CountedAnswer<'a> {
+  type Inner = CountedAnswer<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> CountedAnswer<'a> {
+  pub const VT_COUNT: ::flatbuffers::VOffsetT = 4;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    CountedAnswer { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args CountedAnswerArgs
+  ) -> ::flatbuffers::WIPOffset<CountedAnswer<'bldr>> {
+    let mut builder = CountedAnswerBuilder::new(_fbb);
+    builder.add_count(args.count);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn count(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(CountedAnswer::VT_COUNT, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for CountedAnswer<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u64>("count", Self::VT_COUNT, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct CountedAnswerArgs {
+    pub count: u64,
+}
+impl<'a> Default for CountedAnswerArgs {
+  #[inline]
+  fn default() -> Self {
+    CountedAnswerArgs {
+      count: 0,
+    }
+  }
+}
+
+pub struct CountedAnswerBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> CountedAnswerBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_count(&mut self, count: u64) {
+    self.fbb_.push_slot::<u64>(CountedAnswer::VT_COUNT, count, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> CountedAnswerBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    CountedAnswerBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<CountedAnswer<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for CountedAnswer<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("CountedAnswer");
+      ds.field("count", &self.count());
+      ds.finish()
+  }
+}
 pub enum RefusedOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
@@ -5602,6 +6555,34 @@ impl<'a> Reply<'a> {
     }
   }
 
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn answer_as_executed_answer(&self) -> Option<ExecutedAnswer<'a>> {
+    if self.answer_type() == Answer::ExecutedAnswer {
+      let u = self.answer();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { ExecutedAnswer::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn answer_as_counted_answer(&self) -> Option<CountedAnswer<'a>> {
+    if self.answer_type() == Answer::CountedAnswer {
+      let u = self.answer();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { CountedAnswer::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
 }
 
 impl ::flatbuffers::Verifiable for Reply<'_> {
@@ -5621,6 +6602,8 @@ impl ::flatbuffers::Verifiable for Reply<'_> {
           Answer::Refused => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Refused>>("Answer::Refused", pos),
           Answer::AdminAccepted => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<AdminAccepted>>("Answer::AdminAccepted", pos),
           Answer::ShardDescription => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<ShardDescription>>("Answer::ShardDescription", pos),
+          Answer::ExecutedAnswer => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<ExecutedAnswer>>("Answer::ExecutedAnswer", pos),
+          Answer::CountedAnswer => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<CountedAnswer>>("Answer::CountedAnswer", pos),
           _ => Ok(()),
         }
      })?
@@ -5734,6 +6717,20 @@ impl ::core::fmt::Debug for Reply<'_> {
         },
         Answer::ShardDescription => {
           if let Some(x) = self.answer_as_shard_description() {
+            ds.field("answer", &x)
+          } else {
+            ds.field("answer", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        Answer::ExecutedAnswer => {
+          if let Some(x) = self.answer_as_executed_answer() {
+            ds.field("answer", &x)
+          } else {
+            ds.field("answer", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        Answer::CountedAnswer => {
+          if let Some(x) = self.answer_as_counted_answer() {
             ds.field("answer", &x)
           } else {
             ds.field("answer", &"InvalidFlatbuffer: Union discriminant does not match value.")

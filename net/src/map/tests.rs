@@ -2,7 +2,13 @@ use super::*;
 use proptest::prelude::*;
 
 fn node(id: u64) -> NodeInfo {
-    NodeInfo { id, binary_addr: format!("n{id}:7050"), peer_addr: format!("n{id}:7060"), cores: 1 }
+    NodeInfo {
+        id,
+        binary_addr: format!("n{id}:7050"),
+        peer_addr: format!("n{id}:7060"),
+        cores: 1,
+        ..NodeInfo::default()
+    }
 }
 
 fn shard(id: u32, slots: Option<(u16, u16)>) -> ShardInfo {

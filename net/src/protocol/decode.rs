@@ -6,6 +6,7 @@ use super::encode::codes;
 use super::{
     Answer, ClientHello, ErrorCode, ErrorReport, Expected, Freshness, HelloReply, Mutation, MutationOutcome,
     Op, Oversize, ReadConsistency, Refusal, Reply, Request, ScanItem, SessionStamp, WriteConsistency, admin,
+    program,
 };
 use crate::frame::{Frame, FrameKind};
 use crate::generated::{client_generated as wire, frame_generated as wire_frame};
@@ -115,10 +116,22 @@ fn op(request: &wire::Request<'_>, payload: &mut Payload, limits: &Limits) -> Re
             within(Oversize::Key, u64::from(length), position_max)?;
             payload.take(length)
         });
-        return Ok(Op::Scan { start, end: end.transpose()?, limit: scan.limit(), consistency });
+        return Ok(Op::Scan {
+            start,
+            end: end.transpose()?,
+            limit: scan.limit(),
+            consistency,
+            keys_only: scan.keys_only(),
+        });
     }
     if let Some(op) = admin::decode_op(request) {
         return Ok(Op::Admin(op));
+    }
+    if let Some(execute) = request.op_as_execute() {
+        return program::decode_execute(&execute, payload, limits);
+    }
+    if let Some(count) = request.op_as_count() {
+        return program::decode_count(&count);
     }
     match request.op_type() {
         wire::Op::MapQuery => Ok(Op::ClusterMap),
@@ -187,7 +200,7 @@ fn mutation(
     }
 }
 
-fn read_consistency(code: u8) -> Result<ReadConsistency, DecodeError> {
+pub(super) fn read_consistency(code: u8) -> Result<ReadConsistency, DecodeError> {
     match code {
         0 => Ok(ReadConsistency::Linearizable),
         1 => Ok(ReadConsistency::Follower),
@@ -196,7 +209,7 @@ fn read_consistency(code: u8) -> Result<ReadConsistency, DecodeError> {
     }
 }
 
-fn write_consistency(code: u8) -> Result<WriteConsistency, DecodeError> {
+pub(super) fn write_consistency(code: u8) -> Result<WriteConsistency, DecodeError> {
     match code {
         0 => Ok(WriteConsistency::Strong),
         1 => Ok(WriteConsistency::Leader),
@@ -211,6 +224,9 @@ fn cluster_map(map: &wire::ClusterMap<'_>) -> Result<ClusterMap, DecodeError> {
         binary_addr: node.binary_addr().to_owned(),
         peer_addr: node.peer_addr().to_owned(),
         cores: node.cores(),
+        resp_addr: node.resp_addr().map(str::to_owned),
+        resp_cluster_addr: node.resp_cluster_addr().map(str::to_owned),
+        http_addr: node.http_addr().map(str::to_owned),
     });
     let shards = map.shards().iter().map(|shard| shard_info(&shard));
     Ok(ClusterMap {
@@ -266,6 +282,14 @@ fn answer(reply: &wire::Reply<'_>, payload: &mut Payload) -> Result<Answer, Deco
     }
     if let Some(described) = reply.answer_as_shard_description() {
         return Ok(Answer::Shard(admin::decode_description(&described)?));
+    }
+    if let Some(executed) = reply.answer_as_executed_answer() {
+        let replies = executed.executed().then(|| payload.take_rest());
+        let freshness = freshness(executed.freshness());
+        return Ok(Answer::Executed { index: executed.index(), replies, freshness });
+    }
+    if let Some(counted) = reply.answer_as_counted_answer() {
+        return Ok(Answer::Counted { count: counted.count() });
     }
     match reply.answer_type() {
         wire::Answer::StatusAnswer => Ok(Answer::Status(payload.take_rest())),

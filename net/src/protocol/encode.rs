@@ -5,6 +5,7 @@
 use super::{
     Answer, ClientHello, ErrorCode, ErrorReport, Expected, Freshness, HelloReply, Mutation, MutationOutcome,
     Op, Oversize, ReadConsistency, Refusal, Reply, Request, ScanItem, SessionStamp, WriteConsistency, admin,
+    program,
 };
 use crate::frame::{FrameKind, FrameTooLong, FrameWriter};
 use crate::generated::{client_generated as wire, frame_generated as wire_frame};
@@ -132,7 +133,8 @@ impl Encoder {
                     frame.put(expected);
                 }
             }
-            Op::ClusterMap | Op::Status | Op::Admin(_) => {}
+            Op::Execute { program, .. } => program::put_execute(frame, program),
+            Op::ClusterMap | Op::Status | Op::Admin(_) | Op::Count { .. } => {}
         })
     }
 
@@ -158,6 +160,7 @@ impl Encoder {
                 frame.put(next.as_deref().unwrap_or_default());
             }
             Ok(Answer::Status(json)) => frame.put(json),
+            Ok(Answer::Executed { replies: Some(replies), .. }) => frame.put(replies),
             _ => {}
         })
     }
@@ -207,12 +210,13 @@ fn op(builder: &mut Builder, op: &Op) -> (wire::Op, WIPOffset<UnionWIPOffset>, u
             let args = wire::ExistsArgs { consistency: read_consistency(*consistency) };
             (wire::Op::Exists, wire::Exists::create(builder, &args).as_union_value(), key.len())
         }
-        Op::Scan { start, end, limit, consistency } => {
+        Op::Scan { start, end, limit, consistency, keys_only } => {
             let args = wire::ScanArgs {
                 start_len: piece_len(start),
                 end_len: end.as_deref().map(piece_len),
                 limit: *limit,
                 consistency: read_consistency(*consistency),
+                keys_only: *keys_only,
             };
             let bytes = start.len() + end.as_ref().map_or(0, bytes::Bytes::len);
             (wire::Op::Scan, wire::Scan::create(builder, &args).as_union_value(), bytes)
@@ -246,10 +250,22 @@ fn op(builder: &mut Builder, op: &Op) -> (wire::Op, WIPOffset<UnionWIPOffset>, u
             let (op_type, op) = admin::encode_op(builder, *op);
             (op_type, op, 0)
         }
+        Op::Execute { program, consistency } => {
+            let it = program::encode_execute(builder, program, *consistency);
+            (wire::Op::Execute, it, program.payload_bytes())
+        }
+        Op::Count { first_slot, last_slot, consistency } => {
+            let args = wire::CountArgs {
+                first_slot: *first_slot,
+                last_slot: *last_slot,
+                consistency: read_consistency(*consistency),
+            };
+            (wire::Op::Count, wire::Count::create(builder, &args).as_union_value(), 0)
+        }
     }
 }
 
-fn read_consistency(consistency: ReadConsistency) -> u8 {
+pub(super) fn read_consistency(consistency: ReadConsistency) -> u8 {
     match consistency {
         ReadConsistency::Linearizable => 0,
         ReadConsistency::Follower => 1,
@@ -257,7 +273,7 @@ fn read_consistency(consistency: ReadConsistency) -> u8 {
     }
 }
 
-fn write_consistency(consistency: WriteConsistency) -> u8 {
+pub(super) fn write_consistency(consistency: WriteConsistency) -> u8 {
     match consistency {
         WriteConsistency::Strong => 0,
         WriteConsistency::Leader => 1,
@@ -316,11 +332,16 @@ fn cluster_map(builder: &mut Builder, map: &ClusterMap) -> WIPOffset<wire::Clust
 }
 
 fn node_info(builder: &mut Builder, node: &NodeInfo) -> WIPOffset<wire::NodeInfo<'static>> {
+    let door =
+        |builder: &mut Builder, addr: &Option<String>| addr.as_deref().map(|it| builder.create_string(it));
     let args = wire::NodeInfoArgs {
         id: node.id,
         binary_addr: Some(builder.create_string(&node.binary_addr)),
         peer_addr: Some(builder.create_string(&node.peer_addr)),
         cores: node.cores,
+        resp_addr: door(builder, &node.resp_addr),
+        resp_cluster_addr: door(builder, &node.resp_cluster_addr),
+        http_addr: door(builder, &node.http_addr),
     };
     wire::NodeInfo::create(builder, &args)
 }
@@ -385,6 +406,24 @@ fn answer_body(builder: &mut Builder, answer: &Answer) -> (wire::Answer, WIPOffs
         }
         Answer::Shard(described) => {
             (wire::Answer::ShardDescription, admin::encode_description(builder, described), 0)
+        }
+        Answer::Executed { index, replies, freshness } => {
+            let freshness = freshness.as_ref().map(wire_freshness);
+            let args = wire::ExecutedAnswerArgs {
+                index: *index,
+                executed: replies.is_some(),
+                freshness: freshness.as_ref(),
+            };
+            let bytes = replies.as_ref().map_or(0, bytes::Bytes::len);
+            (
+                wire::Answer::ExecutedAnswer,
+                wire::ExecutedAnswer::create(builder, &args).as_union_value(),
+                bytes,
+            )
+        }
+        Answer::Counted { count } => {
+            let it = wire::CountedAnswer::create(builder, &wire::CountedAnswerArgs { count: *count });
+            (wire::Answer::CountedAnswer, it.as_union_value(), 0)
         }
     }
 }

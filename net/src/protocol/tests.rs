@@ -2,6 +2,7 @@ use super::*;
 use crate::frame::{Frame, FrameDecoder, FrameKind};
 use crate::generated::client_generated as wire;
 use crate::map::{NodeInfo, ReplicaInfo, ShardInfo, SlotRange};
+use crate::slot::SLOT_COUNT;
 use crate::types::Limits;
 use bytes::BytesMut;
 use proptest::option;
@@ -75,14 +76,35 @@ fn ops() -> impl Strategy<Value = Op> {
     prop_oneof![
         (blob(), reads()).prop_map(|(key, consistency)| Op::Get { key, consistency }),
         (blob(), reads()).prop_map(|(key, consistency)| Op::Exists { key, consistency }),
-        (blob(), option::of(blob()), any::<u32>(), reads())
-            .prop_map(|(start, end, limit, consistency)| Op::Scan { start, end, limit, consistency }),
+        (blob(), option::of(blob()), any::<u32>(), reads()).prop_map(|(start, end, limit, consistency)| {
+            let keys_only = limit % 2 == 1;
+            Op::Scan { start, end, limit, consistency, keys_only }
+        }),
+        (programs(), prop_oneof![reads().prop_map(Access::Read), writes.clone().prop_map(Access::Write)])
+            .prop_map(|(program, consistency)| Op::Execute { program, consistency }),
+        (0u16..SLOT_COUNT, 0u16..SLOT_COUNT, reads()).prop_map(|(one, other, consistency)| Op::Count {
+            first_slot: one.min(other),
+            last_slot: one.max(other),
+            consistency,
+        }),
         (option::of(session), writes, prop::collection::vec(mutations(), 1..5))
             .prop_map(|(session, consistency, mutations)| Op::Write { session, consistency, mutations }),
         Just(Op::ClusterMap),
         Just(Op::Status),
         admin_ops().prop_map(Op::Admin),
     ]
+}
+
+fn programs() -> impl Strategy<Value = Program> {
+    let watched = (any::<u8>(), blob(), any::<u64>()).prop_map(|(namespace, key, version)| Watched {
+        namespace,
+        key,
+        version,
+    });
+    let command = (any::<u8>(), prop::collection::vec(blob(), 1..5))
+        .prop_map(|(namespace, args)| ProgramCommand { namespace, args });
+    (0u16..SLOT_COUNT, prop::collection::vec(watched, 0..3), prop::collection::vec(command, 1..4))
+        .prop_map(|(slot, watched, commands)| Program { slot, watched, commands })
 }
 
 fn admin_ops() -> impl Strategy<Value = AdminOp> {
@@ -134,8 +156,18 @@ fn descriptions() -> impl Strategy<Value = ShardDescription> {
 }
 
 fn maps() -> impl Strategy<Value = ClusterMap> {
-    let node = (any::<u64>(), ".{0,12}", ".{0,12}", any::<u32>())
-        .prop_map(|(id, binary_addr, peer_addr, cores)| NodeInfo { id, binary_addr, peer_addr, cores });
+    let door = || option::of(".{0,12}");
+    let node = (any::<u64>(), ".{0,12}", ".{0,12}", any::<u32>(), (door(), door(), door())).prop_map(
+        |(id, binary_addr, peer_addr, cores, (resp_addr, resp_cluster_addr, http_addr))| NodeInfo {
+            id,
+            binary_addr,
+            peer_addr,
+            cores,
+            resp_addr,
+            resp_cluster_addr,
+            http_addr,
+        },
+    );
     let range = any::<(u16, u16)>().prop_map(|(first, last)| SlotRange { first, last });
     let replica = any::<(u64, u32)>().prop_map(|(node, core)| ReplicaInfo { node, core });
     let shard =
@@ -173,6 +205,9 @@ fn answers() -> impl Strategy<Value = Answer> {
             node: it.map(|(_, node)| node),
         })),
         descriptions().prop_map(Answer::Shard),
+        (any::<u64>(), option::of(blob()), fresh())
+            .prop_map(|(index, replies, freshness)| Answer::Executed { index, replies, freshness }),
+        any::<u64>().prop_map(|count| Answer::Counted { count }),
     ]
 }
 
@@ -345,11 +380,66 @@ fn contradictory_mutations_are_refused() {
     }
 }
 
+/// As above, of programs: (commands' argument counts, lengths, watched key's length, payload bytes).
+#[test]
+fn contradictory_programs_are_refused() {
+    let decode = |slot: u16, counts: &[u32], lengths: &[u32], watched: u32, payload_bytes: usize| {
+        let mut builder = flatbuffers::FlatBufferBuilder::new();
+        let watched = builder.create_vector(&[wire::WatchedKey::new(0, watched, 0)]);
+        let commands: Vec<_> = counts.iter().map(|count| wire::ProgramCommand::new(*count, 0)).collect();
+        let args = wire::ExecuteArgs {
+            is_write: true,
+            consistency: 0,
+            slot,
+            watched: Some(watched),
+            commands: Some(builder.create_vector(&commands)),
+            arg_lens: Some(builder.create_vector(lengths)),
+        };
+        let op = wire::Execute::create(&mut builder, &args).as_union_value();
+        let op_type = wire::Op::Execute;
+        let args = wire::RequestArgs { op_type, op: Some(op), ..wire::RequestArgs::default() };
+        let root = wire::Request::create(&mut builder, &args);
+        builder.finish(root, None);
+        let payload = Bytes::from(vec![0; payload_bytes]);
+        let meta = Bytes::copy_from_slice(builder.finished_data());
+        let limits = Limits { key_bytes_max: 4, value_bytes_max: 8, ..Limits::DEFAULT };
+        decode_request(&Frame { kind: FrameKind::Request, id: RequestId(1), meta, payload }, &limits)
+    };
+    assert!(decode(0, &[2, 1], &[3, 8, 0], 4, 15).is_ok(), "the harness makes valid requests");
+    for (contradiction, result) in [
+        ("no commands", decode(0, &[], &[], 0, 0)),
+        ("a command without a name", decode(0, &[0], &[], 0, 0)),
+        ("more arguments announced than there are", decode(0, &[3], &[1, 1], 0, 2)),
+        ("as above, as many as can be said", decode(0, &[u32::MAX], &[1], 0, 1)),
+        ("arguments of no command", decode(0, &[1], &[1, 1], 0, 2)),
+        ("no such slot", decode(SLOT_COUNT, &[1], &[1], 0, 1)),
+    ] {
+        assert!(matches!(result, Err(DecodeError::Inconsistent { .. })), "{contradiction}: {result:?}");
+    }
+    let short = decode(0, &[1], &[8], 0, 7);
+    assert!(matches!(short, Err(DecodeError::PayloadMismatch { .. })), "{short:?}");
+    let long = decode(0, &[1], &[3], 0, 7);
+    assert!(matches!(long, Err(DecodeError::PayloadMismatch { .. })), "{long:?}");
+    let too_large = |what, actual, limit| Err(DecodeError::TooLarge { what, actual, limit });
+    assert_eq!(decode(0, &[1], &[9], 0, 9), too_large(Oversize::Value, 9, 8));
+    assert_eq!(decode(0, &[1], &[1], 5, 6), too_large(Oversize::Key, 5, 4));
+    let many = usize::try_from(PROGRAM_ARGS_MAX).unwrap() + 1;
+    let result = decode(0, &[PROGRAM_ARGS_MAX + 1], &vec![0; many], 0, 0);
+    let most = u64::from(PROGRAM_ARGS_MAX);
+    assert_eq!(result, too_large(Oversize::Batch, most + 1, most));
+}
+
 #[test]
 fn a_table_shared_many_times_is_refused_not_expanded() {
     let mut builder = flatbuffers::FlatBufferBuilder::new();
     let text = builder.create_string("n");
-    let args = wire::NodeInfoArgs { id: 1, binary_addr: Some(text), peer_addr: Some(text), cores: 1 };
+    let args = wire::NodeInfoArgs {
+        id: 1,
+        binary_addr: Some(text),
+        peer_addr: Some(text),
+        cores: 1,
+        ..Default::default()
+    };
     let node = wire::NodeInfo::create(&mut builder, &args);
     let nodes = builder.create_vector(&vec![node; 100_000]);
     let shards = builder.create_vector::<flatbuffers::WIPOffset<wire::ShardInfo<'_>>>(&[]);

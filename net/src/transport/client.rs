@@ -19,7 +19,8 @@ mod driver;
 use crate::client::{ClientConfig, ClientError, ConnectError};
 use crate::map::ClusterMap;
 use crate::protocol::{
-    Answer, Expected, Freshness, Mutation, MutationOutcome, Op, ReadConsistency, ScanItem, WriteConsistency,
+    Access, Answer, Expected, Freshness, Mutation, MutationOutcome, Op, Program, ReadConsistency, ScanItem,
+    WriteConsistency,
 };
 use crate::types::Value;
 use bytes::Bytes;
@@ -240,9 +241,70 @@ impl Client {
         limit: u32,
         consistency: ReadConsistency,
     ) -> Result<ScanPage, ClientError> {
-        let op = Op::Scan { start: start.into(), end, limit, consistency };
+        self.scan_page(shard, start.into(), end, limit, consistency, false).await
+    }
+
+    /// As [`Client::scan`], but the values come back empty.
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub async fn scan_keys(
+        &self,
+        shard: u32,
+        start: impl Into<Bytes>,
+        end: Option<Bytes>,
+        limit: u32,
+        consistency: ReadConsistency,
+    ) -> Result<ScanPage, ClientError> {
+        self.scan_page(shard, start.into(), end, limit, consistency, true).await
+    }
+
+    async fn scan_page(
+        &self,
+        shard: u32,
+        start: Bytes,
+        end: Option<Bytes>,
+        limit: u32,
+        consistency: ReadConsistency,
+        keys_only: bool,
+    ) -> Result<ScanPage, ClientError> {
+        let op = Op::Scan { start, end, limit, consistency, keys_only };
         match self.call(Target::Shard(shard), op).await? {
             Answer::Scan { items, next, .. } => Ok(ScanPage { items, next }),
+            _ => Err(ClientError::UnexpectedAnswer),
+        }
+    }
+
+    /// Executes Redis commands over keys of one shard as one step, wherever its leader is now (a read: wherever the
+    /// consistency lets it). Returns the commands' replies as RESP3 values, one after the other; `None`: a watched key has
+    /// changed, and nothing was done.
+    ///
+    /// A write is sent again only while no attempt can have been executed.
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub async fn execute(&self, program: Program, consistency: Access) -> Result<Option<Bytes>, ClientError> {
+        match self.call(Target::Key, Op::Execute { program, consistency }).await? {
+            Answer::Executed { replies, .. } => Ok(replies),
+            _ if matches!(consistency, Access::Write(_)) => Err(unexpected_write()),
+            _ => Err(ClientError::UnexpectedAnswer),
+        }
+    }
+
+    /// How many keys the shard holds in this namespace, in the slots from `first_slot` to `last_slot`. Keys that have
+    /// expired and are not removed yet count.
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub async fn count(
+        &self,
+        shard: u32,
+        (first_slot, last_slot): (u16, u16),
+        consistency: ReadConsistency,
+    ) -> Result<u64, ClientError> {
+        let op = Op::Count { first_slot, last_slot, consistency };
+        match self.call(Target::Shard(shard), op).await? {
+            Answer::Counted { count } => Ok(count),
             _ => Err(ClientError::UnexpectedAnswer),
         }
     }

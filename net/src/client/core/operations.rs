@@ -2,7 +2,7 @@
 //! number of the attempt: a late reply to an earlier attempt, or to an ended request, finds nothing.
 
 use super::ConnectionId;
-use crate::protocol::{Op, ReadConsistency, Request};
+use crate::protocol::{Access, Op, ReadConsistency, Request};
 use crate::types::{Nanos, RequestId, wide};
 use std::rc::Rc;
 
@@ -86,6 +86,7 @@ impl Operation {
         match &self.request.op {
             Op::Write { session, .. } => session.is_some(),
             Op::Admin(op) => !op.is_change(),
+            Op::Execute { consistency, .. } => matches!(consistency, Access::Read(_)),
             _ => true,
         }
     }
@@ -93,10 +94,14 @@ impl Operation {
     /// Whether only the leader of the shard will do.
     pub(super) fn needs_leader(&self) -> bool {
         match &self.request.op {
-            Op::Get { consistency, .. } | Op::Exists { consistency, .. } | Op::Scan { consistency, .. } => {
+            Op::Get { consistency, .. }
+            | Op::Exists { consistency, .. }
+            | Op::Scan { consistency, .. }
+            | Op::Count { consistency, .. }
+            | Op::Execute { consistency: Access::Read(consistency), .. } => {
                 *consistency == ReadConsistency::Linearizable
             }
-            Op::Write { .. } | Op::Admin(_) => true,
+            Op::Write { .. } | Op::Admin(_) | Op::Execute { consistency: Access::Write(_), .. } => true,
             Op::ClusterMap | Op::Status => false,
         }
     }

@@ -4,6 +4,7 @@
 mod admin;
 mod changes;
 mod endings;
+mod programs;
 mod random_cluster;
 
 use super::*;
@@ -20,6 +21,7 @@ pub(super) fn test_map(epoch: u64) -> ClusterMap {
         binary_addr: format!("n{id}:7050"),
         peer_addr: format!("n{id}:7060"),
         cores: 1,
+        ..NodeInfo::default()
     };
     let shard = |id, slots: Option<(u16, u16)>, leader| ShardInfo {
         id,

@@ -64,6 +64,7 @@ impl Servers {
             binary_addr: format!("n{id}:{port}"),
             peer_addr: String::new(),
             cores: 1,
+            ..NodeInfo::default()
         };
         let shard = ShardInfo {
             id: 1,
