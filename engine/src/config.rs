@@ -12,8 +12,8 @@ use thiserror::Error;
 mod sections;
 
 pub use sections::{
-    Cluster, ClusterNode, EngineKind, Limits, Listen, Log, LogFormat, Node, RaftSection, Snapshot, Storage,
-    WalIo, WalSection,
+    Cluster, ClusterNode, EngineKind, Limits, Listen, Log, LogFormat, Node, Password, RaftSection, Resp,
+    Snapshot, Storage, WalIo, WalSection,
 };
 
 /// The whole configuration of one node.
@@ -26,6 +26,9 @@ pub struct Config {
     pub listen: Listen,
     /// The cluster this node belongs to.
     pub cluster: Cluster,
+    /// The Redis protocol.
+    #[serde(default)]
+    pub resp: Resp,
     /// Consensus timing and windows.
     #[serde(default)]
     pub raft: RaftSection,

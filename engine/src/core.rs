@@ -278,6 +278,17 @@ impl Core {
         map
     }
 
+    /// The node that leads a shard, as far as this one knows.
+    pub fn leader_of(&self, shard: u32) -> Option<u64> {
+        self.leaders.get(usize_of(shard)).copied().filter(|leader| *leader != 0)
+    }
+
+    /// Whether this node has a replica of a shard that belongs to its group.
+    pub fn hosts(&self, shard: u32) -> bool {
+        let info = self.map.shards.get(usize_of(shard));
+        info.is_some_and(|info| info.replica_on(self.config.node).is_some())
+    }
+
     /// Takes note that a replica has work for the end of the turn.
     fn touch(&mut self, shard: u32) {
         let touched = &mut self.is_touched[usize_of(shard)];

@@ -21,6 +21,7 @@ mod clients;
 mod disk;
 mod doors;
 pub mod executor;
+mod gateway;
 mod greet;
 mod inbox;
 mod mesh;
@@ -30,7 +31,7 @@ mod stop;
 mod store;
 mod transfers;
 
-pub use mesh::{Mesh, MeshMessage, Stopper};
+pub use mesh::{DoorKind, Mesh, MeshMessage, Stopper};
 use store::Maintenance;
 pub use store::{Hosted, Store, StoreParams};
 pub use transfers::Transfers;
@@ -74,6 +75,8 @@ pub struct Doors {
     pub binary: TcpListener,
     /// For the other nodes.
     pub peer: TcpListener,
+    /// For clients of other protocols, where the node has such doors.
+    pub others: Vec<(DoorKind, TcpListener)>,
 }
 
 /// A client whose host says nothing for so long is gone.
@@ -99,6 +102,8 @@ struct Driver {
     store: Store,
     mesh: Mesh,
     clients: Rc<Clients>,
+    /// Requests of the doors for other protocols.
+    calls: gateway::Calls,
     peers: Rc<Peers>,
     /// Reads that memory could not answer, before and on the reader threads.
     reads: RefCell<VecDeque<ReadTask>>,
@@ -141,6 +146,7 @@ pub async fn run(parts: CoreParts) {
             connection(config.limits.peer_bytes_max, PEER_SILENCE_MAX),
             inbox.clone(),
         )),
+        calls: gateway::Calls::default(),
         mesh,
         inbox,
         config,
@@ -242,6 +248,9 @@ impl Driver {
     fn perform(self: &Rc<Self>, effect: Effect) {
         match effect {
             Effect::Reply { origin, reply } if origin.core == self.mesh.core => {
+                if origin.connection == gateway::CONNECTION {
+                    return self.calls.reply(reply);
+                }
                 self.clients.reply(origin.connection, &reply);
             }
             Effect::Reply { origin, reply } => {
@@ -309,6 +318,7 @@ impl Driver {
         loop {
             match self.mesh.receive().await {
                 MeshMessage::Client(handoff, slot) => doors::serve_client(&self, handoff, slot),
+                MeshMessage::Door(kind, fd, slot) => doors::serve_door(&self, kind, fd, slot),
                 MeshMessage::Peer(handoff, hello) => doors::serve_peer(&self, handoff, hello),
                 MeshMessage::Request(origin, request) => self.inbox.push(Event::Request { origin, request }),
                 MeshMessage::Reply(connection, reply) => {

@@ -60,7 +60,9 @@ pub fn cluster_map(config: &Config) -> ClusterMap {
             binary_addr: node.binary.clone(),
             peer_addr: node.peer.clone(),
             cores: node.cores,
-            ..NodeInfo::default()
+            resp_addr: node.resp.clone(),
+            resp_cluster_addr: node.resp_cluster.clone(),
+            http_addr: node.http.clone(),
         })
         .collect();
     let shards = (META_SHARD..=config.cluster.shards)

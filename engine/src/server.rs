@@ -21,10 +21,10 @@ pub(crate) mod replicas;
 mod signals;
 
 use crate::bootstrap::Decision;
-use crate::config::{Config, EngineKind, WalIo};
+use crate::config::{Config, EngineKind, Listen, WalIo};
 use crate::core::{Core, CoreConfig};
 use crate::driver::executor;
-use crate::driver::{self, CoreParts, Doors, Mesh, Store, StoreParams, Transfers};
+use crate::driver::{self, CoreParts, DoorKind, Doors, Mesh, Store, StoreParams, Transfers};
 use crate::fatal;
 use crate::home::Home;
 use crate::host::{self, HostError};
@@ -104,10 +104,7 @@ pub fn serve(config: Config) -> Result<(), ServeError> {
     host::raise_limits();
     host::check(config.cores(), &config.node.cpus)?;
     let data = Arc::new(DataDir::claim(&config)?);
-    let doors = Doors {
-        binary: bind(config.listen.binary, "listen.binary")?,
-        peer: bind(config.listen.peer, "listen.peer")?,
-    };
+    let doors = bind_doors(&config.listen)?;
     let meshes = Mesh::all(config.cores());
     let serving = Arc::new(AtomicBool::new(false));
     let (stopper, serves) = (meshes[0].stopper(), serving.clone());
@@ -164,7 +161,7 @@ fn attend(
             data.begun()?;
             serves.store(true, Ordering::SeqCst);
             tracing::info!(node = config.node.id, cores = config.cores(), binary = %config.listen.binary,
-                peer = %config.listen.peer, seconds = started.elapsed().as_secs_f64(), "serving");
+                peer = %config.listen.peer, doors = ?others_of(config), seconds = started.elapsed().as_secs_f64(), "serving");
         }
         if serving == 0 {
             break;
@@ -172,6 +169,12 @@ fn attend(
     }
     tracing::info!(node = config.node.id, "stopped");
     fatal::leave()
+}
+
+/// The addresses of the doors for other protocols.
+fn others_of(config: &Config) -> Vec<SocketAddr> {
+    let listen = &config.listen;
+    [listen.resp, listen.resp_cluster, listen.http].into_iter().flatten().collect()
 }
 
 /// Finds out, before the first start of a data directory, what the node is to the cluster.
@@ -214,6 +217,23 @@ enum News {
 
 /// Where the cores tell their news, or why they do not start.
 type NewsSender = flume::Sender<Result<News, ServeError>>;
+
+fn bind_doors(listen: &Listen) -> Result<Doors, ServeError> {
+    let others = [
+        (DoorKind::Resp, listen.resp, "listen.resp"),
+        (DoorKind::RespCluster, listen.resp_cluster, "listen.resp_cluster"),
+        (DoorKind::Http, listen.http, "listen.http"),
+    ];
+    let others = others
+        .into_iter()
+        .filter_map(|(kind, address, key)| Some(bind(address?, key).map(|listener| (kind, listener))))
+        .collect::<Result<_, ServeError>>()?;
+    Ok(Doors {
+        binary: bind(listen.binary, "listen.binary")?,
+        peer: bind(listen.peer, "listen.peer")?,
+        others,
+    })
+}
 
 fn bind(address: SocketAddr, key: &'static str) -> Result<TcpListener, ServeError> {
     let begun = Instant::now();

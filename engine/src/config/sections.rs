@@ -59,6 +59,38 @@ pub struct Listen {
     pub binary: SocketAddr,
     /// Address for the other nodes.
     pub peer: SocketAddr,
+    /// Address for Redis clients that know nothing of clusters; closed when absent.
+    pub resp: Option<SocketAddr>,
+    /// Address for Redis clients that follow redirections; closed when absent.
+    pub resp_cluster: Option<SocketAddr>,
+    /// Address of the HTTP interface and the status page; closed when absent.
+    pub http: Option<SocketAddr>,
+}
+
+/// `[resp]`: the Redis protocol.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Resp {
+    /// What clients must give with AUTH; empty: nothing.
+    pub password: Password,
+}
+
+/// A password. It is never shown.
+#[derive(Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct Password(String);
+
+impl Password {
+    /// The password itself; `None` when none is wanted.
+    pub fn reveal(&self) -> Option<&str> {
+        (!self.0.is_empty()).then_some(self.0.as_str())
+    }
+}
+
+impl std::fmt::Debug for Password {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.0.is_empty() { "none" } else { "hidden" })
+    }
 }
 
 /// `[cluster]`: who belongs to it and how its keys are split.
@@ -87,6 +119,12 @@ pub struct ClusterNode {
     pub binary: String,
     /// Address of its peer protocol, as the other nodes reach it.
     pub peer: String,
+    /// Address of its Redis protocol, as clients reach it.
+    pub resp: Option<String>,
+    /// Address of its Redis protocol for clients that follow redirections: what redirections name.
+    pub resp_cluster: Option<String>,
+    /// Address of its HTTP interface, as clients reach it.
+    pub http: Option<String>,
     /// Its number of executors.
     #[serde(default = "one")]
     pub cores: u32,
@@ -131,6 +169,14 @@ impl Cluster {
             }
             address("cluster.nodes.binary", &node.binary)?;
             address("cluster.nodes.peer", &node.peer)?;
+            let optional = [
+                ("cluster.nodes.resp", &node.resp),
+                ("cluster.nodes.resp_cluster", &node.resp_cluster),
+                ("cluster.nodes.http", &node.http),
+            ];
+            for (key, text) in optional {
+                text.as_ref().map(|text| address(key, text)).transpose()?;
+            }
         }
         Ok(())
     }

@@ -38,6 +38,7 @@ fn the_example_shows_the_defaults() {
     assert_eq!(format!("{:?}", example.snapshot), format!("{:?}", smallest.snapshot));
     assert_eq!(format!("{:?}", example.limits), format!("{:?}", smallest.limits));
     assert_eq!(format!("{:?}", example.log), format!("{:?}", smallest.log));
+    assert_eq!(format!("{:?}", example.resp), format!("{:?}", smallest.resp));
     assert_eq!(example.cluster.shards, smallest.cluster.shards);
     assert_eq!((example.node.cores, example.node.spin_us), (smallest.node.cores, smallest.node.spin_us));
 }
@@ -54,6 +55,7 @@ fn the_example_names_every_key() {
         format!("{:?}", smallest.snapshot),
         format!("{:?}", smallest.limits),
         format!("{:?}", smallest.log),
+        format!("{:?}", smallest.resp),
     ];
     for section in &sections {
         let fields = section.split(['{', ',', '}']).filter_map(|part| part.split_once(": "));
@@ -107,6 +109,27 @@ fn limits_that_cannot_work_together_are_refused() {
         let error = refusal(&format!("{SMALLEST}\n{section}"));
         assert!(error.contains(expected), "{section}: {error}");
     }
+}
+
+#[test]
+fn doors_are_closed_unless_they_are_given_an_address() {
+    let smallest = parse(SMALLEST).unwrap();
+    assert_eq!(
+        (smallest.listen.resp, smallest.listen.resp_cluster, smallest.listen.http),
+        (None, None, None)
+    );
+    let example = parse(EXAMPLE).unwrap();
+    assert_eq!(example.listen.http.map(|address| address.to_string()), example.this_node().http);
+    let error = refusal(&SMALLEST.replacen("cluster.nodes]]", "cluster.nodes]]\nhttp = \"here\"", 1));
+    assert!(error.contains("cluster.nodes.http") && error.contains("IP:PORT"), "{error}");
+}
+
+#[test]
+fn a_password_is_not_shown() {
+    let config = parse(&format!("{SMALLEST}\n[resp]\npassword = \"open sesame\"\n")).unwrap();
+    assert_eq!(config.resp.password.reveal(), Some("open sesame"));
+    assert!(!format!("{config:?}").contains("sesame"));
+    assert_eq!(parse(SMALLEST).unwrap().resp.password.reveal(), None);
 }
 
 #[test]

@@ -85,11 +85,11 @@ pub struct Counters {
 
 /// A node's account of itself.
 #[derive(Serialize)]
-struct NodeStatus<'a> {
+struct NodeStatus {
     node: u64,
     epoch: u64,
     version: &'static str,
-    cores: Vec<&'a CoreStatus>,
+    cores: Vec<CoreStatus>,
 }
 
 impl Core {
@@ -141,11 +141,17 @@ impl Core {
         self.siblings[core] = Some(status);
     }
 
-    pub(super) fn status_json(&self) -> Bytes {
-        let own = self.status();
-        let mut cores: Vec<&CoreStatus> = self.siblings.iter().flatten().collect();
-        cores.push(&own);
+    /// The accounts of all cores of the node, in order; those of the siblings as last told.
+    pub fn statuses(&self) -> Vec<CoreStatus> {
+        let mut cores: Vec<CoreStatus> = self.siblings.iter().flatten().cloned().collect();
+        cores.push(self.status());
         cores.sort_by_key(|status| status.core);
+        cores
+    }
+
+    /// The account of the node.
+    pub fn status_json(&self) -> Bytes {
+        let cores = self.statuses();
         let status = NodeStatus {
             node: self.config.node,
             epoch: self.map.epoch,

@@ -1,6 +1,8 @@
 //! The node's listening sockets: accept, read the hello, hand the connection to the core it asks for.
 
-use std::net::TcpListener;
+use std::io::Write;
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -10,8 +12,9 @@ use net::transport::connection::ReadError;
 use net::transport::{Connection, ConnectionConfig, Handoff, Listener};
 
 use super::clients::{greeting, report};
+use super::gateway::Gateway;
 use super::mesh::ConnectionSlot;
-use super::{Doors, Driver, MeshMessage, greet};
+use super::{DoorKind, Doors, Driver, MeshMessage, greet};
 use crate::config::Cluster;
 
 /// A connection that has not said hello by then is closed.
@@ -27,6 +30,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub(super) fn open(driver: &Rc<Driver>, doors: Doors) {
     glommio::spawn_local(accept_clients(driver.clone(), doors.binary)).detach();
     glommio::spawn_local(accept_peers(driver.clone(), doors.peer)).detach();
+    for (kind, listener) in doors.others {
+        glommio::spawn_local(accept_others(driver.clone(), kind, listener)).detach();
+    }
 }
 
 async fn accept_clients(driver: Rc<Driver>, listener: TcpListener) {
@@ -65,6 +71,54 @@ pub(super) fn serve_client(driver: &Driver, handoff: Handoff, slot: ConnectionSl
         drop(slot);
     })
     .detach();
+}
+
+/// Accepts at a door for another protocol, and spreads the connections over the cores.
+async fn accept_others(driver: Rc<Driver>, kind: DoorKind, listener: TcpListener) {
+    let listener = Listener::from_std(listener).expect("a bound listener has an address");
+    let mut next_core = 0;
+    loop {
+        let fd = match listener.accept().await {
+            Ok(fd) => fd,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                glommio::timer::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let (slot, count) = driver.mesh.take_slot();
+        if count > driver.config.limits.connections_max {
+            turn_away(kind, fd);
+            continue;
+        }
+        let core = next_core;
+        next_core = (next_core + 1) % driver.mesh.cores();
+        match core {
+            core if core == driver.mesh.core => serve_door(&driver, kind, fd, slot),
+            core => driver.mesh.send(core, MeshMessage::Door(kind, fd, slot)),
+        }
+    }
+}
+
+/// Serves a connection of a door for another protocol, accepted here or by another core.
+pub(super) fn serve_door(driver: &Rc<Driver>, kind: DoorKind, fd: OwnedFd, slot: ConnectionSlot) {
+    let _gateway = Gateway::new(driver.clone());
+    match kind {
+        DoorKind::Http | DoorKind::Resp | DoorKind::RespCluster => drop((fd, slot)),
+    }
+}
+
+/// Tells a client that there are too many, if that can be said without waiting, and closes.
+fn turn_away(kind: DoorKind, fd: OwnedFd) {
+    let refusal: &[u8] = match kind {
+        DoorKind::Resp | DoorKind::RespCluster => b"-ERR max number of clients reached\r\n",
+        DoorKind::Http => {
+            b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+        }
+    };
+    let mut stream = TcpStream::from(fd);
+    let told = stream.set_nonblocking(true).and_then(|()| stream.write_all(refusal));
+    tracing::debug!(?kind, told = told.is_ok(), "turned a connection away: limits.connections_max");
 }
 
 async fn accept_peers(driver: Rc<Driver>, listener: TcpListener) {

@@ -1,5 +1,6 @@
 //! What the cores of one node tell each other: the only thing they share.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -15,6 +16,8 @@ pub enum MeshMessage {
     Client(Handoff, ConnectionSlot),
     /// A peer's connection now belongs to the receiver.
     Peer(Handoff, PeerHello),
+    /// A connection that another door accepted now belongs to the receiver.
+    Door(DoorKind, OwnedFd, ConnectionSlot),
     /// A request for a shard of the receiver.
     Request(Origin, Request),
     /// The answer to a request that the receiver forwarded.
@@ -23,6 +26,17 @@ pub enum MeshMessage {
     Status(CoreStatus),
     /// The process was asked to end.
     Stop,
+}
+
+/// The doors that speak other people's protocols.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DoorKind {
+    /// Redis clients that know nothing of clusters.
+    Resp,
+    /// Redis Cluster clients.
+    RespCluster,
+    /// Browsers, scripts, Prometheus.
+    Http,
 }
 
 /// Tells all cores of the node to stop.
@@ -83,6 +97,11 @@ impl Mesh {
     pub fn take_slot(&self) -> (ConnectionSlot, usize) {
         let count = self.connections.fetch_add(1, Ordering::Relaxed) + 1;
         (ConnectionSlot(self.connections.clone()), count)
+    }
+
+    /// Client connections of the node now.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
     }
 
     /// Sends to a core. A core that is gone takes the process with it, so nothing is lost silently.

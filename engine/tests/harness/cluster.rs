@@ -40,13 +40,12 @@ impl Cluster {
             .tempdir_in(env!("CARGO_TARGET_TMPDIR"))
             .expect("cargo's folder for tests is writable");
         let count = usize::try_from(settings.nodes).expect("few nodes");
-        let free = ports::free(2 * count);
-        let addresses: Vec<Addresses> =
-            free.chunks(2).map(|pair| Addresses { binary: pair[0], peer: pair[1] }).collect();
+        let free = ports::free(Addresses::COUNT * count);
+        let addresses: Vec<Addresses> = free.chunks(Addresses::COUNT).map(Addresses::of).collect();
         let nodes = (1..=settings.nodes).zip(&addresses).map(|(id, address)| {
             let dir = dir.path().join(format!("node-{id}"));
             fs::create_dir(&dir).expect("the test folder is writable");
-            Node::new(id, address.binary, address.peer, dir)
+            Node::new(id, *address, dir)
         });
         let nodes: Vec<Node> = nodes.collect();
         for node in &nodes {

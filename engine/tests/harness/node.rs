@@ -9,6 +9,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use super::deadline::until;
+use super::settings::Addresses;
 use super::status::NodeStatus;
 use super::wire;
 
@@ -38,14 +39,21 @@ pub struct Node {
     pub binary: SocketAddr,
     /// Its door for the other nodes.
     pub peer: SocketAddr,
+    /// Its door for Redis clients.
+    pub resp: SocketAddr,
+    /// Its door for Redis Cluster clients.
+    pub resp_cluster: SocketAddr,
+    /// Its door for HTTP.
+    pub http: SocketAddr,
     dir: PathBuf,
     child: Option<Child>,
 }
 
 impl Node {
     /// A node whose files lie in `dir`; not started.
-    pub fn new(id: u64, binary: SocketAddr, peer: SocketAddr, dir: PathBuf) -> Node {
-        Node { id, binary, peer, dir, child: None }
+    pub fn new(id: u64, addresses: Addresses, dir: PathBuf) -> Node {
+        let Addresses { binary, peer, resp, resp_cluster, http } = addresses;
+        Node { id, binary, peer, resp, resp_cluster, http, dir, child: None }
     }
 
     /// Its data directory.

@@ -76,6 +76,31 @@ pub struct Addresses {
     pub binary: SocketAddr,
     /// Its door for the other nodes.
     pub peer: SocketAddr,
+    /// Its door for Redis clients.
+    pub resp: SocketAddr,
+    /// Its door for Redis Cluster clients.
+    pub resp_cluster: SocketAddr,
+    /// Its door for HTTP.
+    pub http: SocketAddr,
+}
+
+impl Addresses {
+    /// Doors of a node.
+    pub const COUNT: usize = 5;
+
+    /// The doors of a node at so many addresses.
+    pub fn of(free: &[SocketAddr]) -> Addresses {
+        let &[binary, peer, resp, resp_cluster, http] = free else { panic!("not {} addresses", Self::COUNT) };
+        Addresses { binary, peer, resp, resp_cluster, http }
+    }
+
+    /// As the configuration gives them.
+    fn lines(&self) -> String {
+        let Addresses { binary, peer, resp, resp_cluster, http } = self;
+        format!(
+            "binary = \"{binary}\"\npeer = \"{peer}\"\nresp = \"{resp}\"\nresp_cluster = \"{resp_cluster}\"\nhttp = \"{http}\"\n"
+        )
+    }
 }
 
 impl Settings {
@@ -90,17 +115,13 @@ impl Settings {
         let Settings { shards, replicas, cores, engine, raft, wal_io, snapshot, log_level, .. } = self;
         let mut text = format!(
             "[node]\nid = {id}\ndata_dir = {data_dir:?}\ncores = {cores}\n\n\
-             [listen]\nbinary = \"{}\"\npeer = \"{}\"\n\n\
+             [listen]\n{}\n\
              [cluster]\nid = \"tested\"\nshards = {shards}\nreplicas = {replicas}\n\n",
-            own.binary, own.peer
+            own.lines()
         );
         for (id, node) in (1..).zip(addresses) {
-            write!(
-                text,
-                "[[cluster.nodes]]\nid = {id}\nbinary = \"{}\"\npeer = \"{}\"\ncores = {cores}\n\n",
-                node.binary, node.peer
-            )
-            .expect("writing to a string");
+            write!(text, "[[cluster.nodes]]\nid = {id}\n{}cores = {cores}\n\n", node.lines())
+                .expect("writing to a string");
         }
         write!(
             text,

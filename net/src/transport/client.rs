@@ -352,7 +352,11 @@ impl Client {
         }
     }
 
-    async fn call(&self, target: Target, op: Op) -> Result<Answer, ClientError> {
+    /// Any request: what all others are made of. The session of a write is stamped on the way.
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub async fn call(&self, target: Target, op: Op) -> Result<Answer, ClientError> {
         self.driver.call(target, self.namespace, op).await
     }
 }
