@@ -1,12 +1,20 @@
 //! The client library's pure part: configuration, errors and [`core::ClientCore`].
 //!
-//! [`crate::transport::client::Client`] drives it with sockets and timers; a simulator may drive it with
-//! neither.
+//! [`crate::transport`] has what drives it with sockets and timers: one client for glommio, one for tokio, one that
+//! waits; a simulator may drive it with neither. `calls` says what the methods of all of them mean.
 
+#[cfg(any(feature = "glommio", feature = "tokio"))]
+pub(crate) mod calls;
 pub mod core;
+#[cfg(any(feature = "glommio", feature = "tokio"))]
+pub(crate) mod methods;
 
 use crate::protocol::{Oversize, Refusal};
 use std::time::Duration;
+
+pub use self::core::Target;
+#[cfg(any(feature = "glommio", feature = "tokio"))]
+pub use calls::{PutOptions, ScanPage, Swap};
 
 /// How a client behaves.
 #[derive(Clone, Debug)]
@@ -65,6 +73,12 @@ pub enum ConnectError {
     /// The configuration names no endpoint.
     #[error("no endpoints given")]
     NoEndpoints,
+    /// The system gives no thread for a client that waits.
+    #[error("no thread for the client: {why}")]
+    NoThread {
+        /// What the system said.
+        why: String,
+    },
     /// No endpoint answered in time; the cluster may be down or the addresses wrong.
     #[error("no endpoint answered: {last}")]
     Unreachable {

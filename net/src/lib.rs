@@ -5,10 +5,14 @@
 //!            \                     /
 //!                    frame                               header, checksums, limits
 //!                      |
-//!                  transport                             sockets (glommio): the only async code
+//!                  transport                             sockets: the only async code
 //!
-//!   client::core  routing, retries, sessions: a function of (event, now), driven by transport::client
+//!   client::core  routing, retries, sessions: a function of (event, now), driven by one client per runtime:
+//!                 [`Client`] (glommio), [`tokio::Client`], [`blocking::Client`]
 //! ```
+//!
+//! Each client is a cargo feature of its own: `glommio` (on by default; it also has what servers need), `tokio` and
+//! `blocking`. A program on tokio takes `default-features = false, features = ["tokio"]` and is spared glommio.
 //!
 //! Everything outside [`transport`] is pure: no clock, no socket, no ambient randomness. Decoders accept
 //! any bytes, verify before they trust, and hand out [`bytes::Bytes`] slices of the read buffer.
@@ -32,7 +36,14 @@ pub mod transport;
 pub mod types;
 
 pub use client::{ClientConfig, ClientError, ConnectError};
+#[cfg(any(feature = "glommio", feature = "tokio"))]
+pub use client::{PutOptions, ScanPage, Swap};
 pub use frame::{Frame, FrameDecoder, FrameError, FrameKind};
 pub use map::{ClusterMap, NodeInfo, ReplicaInfo, ShardInfo, SlotRange};
-pub use transport::client::{Client, PutOptions};
+#[cfg(feature = "blocking")]
+pub use transport::blocking;
+#[cfg(feature = "glommio")]
+pub use transport::client::Client;
+#[cfg(feature = "tokio")]
+pub use transport::tokio;
 pub use types::{Limits, Nanos, RequestId, Value};

@@ -1,23 +1,27 @@
 //! Connections and the client over real sockets of 127.0.0.1, against a small server of the test's own.
 
+#[path = "scripted/operations.rs"]
+mod operations;
+#[allow(dead_code)] // each test file uses its own part
+#[path = "scripted/server.rs"]
+mod server;
+
 use bytes::{Bytes, BytesMut};
 use glommio::LocalExecutor;
 use net::frame::{FrameKind, FrameWriter};
-use net::map::{ClusterMap, NodeInfo, ReplicaInfo, ShardInfo, SlotRange};
 use net::protocol::{
-    Access, AdminAccepted, AdminOp, Answer, ClientHello, Encoder, ErrorCode, ErrorReport, Expected,
-    HelloReply, Mutation, MutationOutcome, Op, PROTOCOL_VERSION, Program, Refusal, Reply, Request,
-    ShardDescription, WriteConsistency, decode_client_hello, decode_error, decode_reply, decode_request,
+    AdminAccepted, Answer, ClientHello, Encoder, ErrorCode, ErrorReport, Expected, Mutation, MutationOutcome,
+    Op, PROTOCOL_VERSION, Refusal, Request, WriteConsistency, decode_error, decode_reply,
 };
 use net::transport::client::Swap;
-use net::transport::{Connection, ConnectionConfig, FrameReader, FrameSender, Listener, ReadError};
+use net::transport::{Connection, ConnectionConfig, Listener, ReadError};
 use net::{Client, ClientConfig, ClientError, ConnectError, Limits, RequestId, Value};
-use std::cell::{Cell, RefCell};
+use operations::{administration, every_operation};
+use server::{Server, described};
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
-use std::rc::Rc;
 use std::time::Duration;
 
 const TEST_TIME_MAX: Duration = Duration::from_secs(30);
@@ -194,206 +198,8 @@ fn an_aborted_connection_wakes_everyone() {
     });
 }
 
-fn described() -> ShardDescription {
-    ShardDescription {
-        shard: 1,
-        node: 1,
-        term: 4,
-        members: Vec::new(),
-        joint: false,
-        first_index: 1,
-        last_index: 9,
-        committed: 9,
-        applied: 8,
-        applied_durable: 5,
-        log_bytes: 100,
-        snapshot: None,
-    }
-}
-
-/// One node that leads everything, keeps values in memory, and misbehaves on demand.
-struct Server {
-    address: SocketAddr,
-    values: RefCell<BTreeMap<Bytes, Value>>,
-    writes: Cell<u64>,
-    connections: Cell<usize>,
-    largest_batch: Cell<usize>,
-    /// Execute this many writes without answering, then break the connection.
-    lose_replies: Cell<usize>,
-    sessions: RefCell<BTreeMap<(u64, u64), Answer>>,
-}
-
-impl Server {
-    fn start() -> Rc<Server> {
-        let listener = Listener::bind(anywhere()).unwrap();
-        let server = Rc::new(Server {
-            address: listener.local_addr(),
-            values: RefCell::default(),
-            writes: Cell::new(0),
-            connections: Cell::new(0),
-            largest_batch: Cell::new(0),
-            lose_replies: Cell::new(0),
-            sessions: RefCell::default(),
-        });
-        let this = Rc::clone(&server);
-        glommio::spawn_local(async move {
-            loop {
-                let connection = accept(&listener).await;
-                this.connections.set(this.connections.get() + 1);
-                glommio::spawn_local(Rc::clone(&this).serve(connection)).detach();
-            }
-        })
-        .detach();
-        server
-    }
-
-    fn map(&self) -> ClusterMap {
-        let node = NodeInfo {
-            id: 1,
-            binary_addr: self.address.to_string(),
-            peer_addr: "127.0.0.1:1".into(),
-            cores: 1,
-            ..NodeInfo::default()
-        };
-        let shard = |id, slots| ShardInfo {
-            id,
-            slots,
-            replicas: vec![ReplicaInfo { node: 1, core: 0 }],
-            leader: Some(1),
-        };
-        let all = SlotRange { first: 0, last: 16383 };
-        ClusterMap { epoch: 1, nodes: vec![node], shards: vec![shard(0, None), shard(1, Some(all))] }
-    }
-
-    async fn serve(self: Rc<Self>, mut connection: Connection) {
-        let mut encoder = Encoder::new(Limits::DEFAULT.frame_bytes_max);
-        let Ok(Some(hello)) = connection.read_frame().await else { return };
-        let (mut reader, sender) = connection.split();
-        let ClientHello { version, .. } = decode_client_hello(&hello).unwrap();
-        assert_eq!(version, PROTOCOL_VERSION);
-        let hello = HelloReply {
-            version,
-            node: 1,
-            core: 0,
-            key_bytes_max: Limits::DEFAULT.key_bytes_max,
-            value_bytes_max: Limits::DEFAULT.value_bytes_max,
-            frame_bytes_max: Some(Limits::DEFAULT.frame_bytes_max),
-            map: self.map(),
-        };
-        sender.append(|out| encoder.hello_reply(&hello, out)).unwrap().unwrap();
-        while self.turn(&mut reader, &sender, &mut encoder) {
-            if reader.fill().await.unwrap_or(0) == 0 {
-                return;
-            }
-        }
-    }
-
-    /// Answers what has been read, last first.
-    fn turn(&self, reader: &mut FrameReader, sender: &FrameSender, encoder: &mut Encoder) -> bool {
-        let mut batch = Vec::new();
-        while let Some(frame) = reader.next_frame().unwrap() {
-            batch.push(frame);
-        }
-        self.largest_batch.set(self.largest_batch.get().max(batch.len()));
-        for frame in batch.iter().rev() {
-            let result = match decode_request(frame, &Limits::DEFAULT) {
-                Ok(request) => self.execute(&request),
-                Err(error) => Err(error.refusal()),
-            };
-            if self.lose_replies.get() > 0 && matches!(result, Ok(Answer::Written { .. })) {
-                self.lose_replies.set(self.lose_replies.get() - 1);
-                sender.abort();
-                return false;
-            }
-            let reply = Reply { id: frame.id, result };
-            if sender.append(|out| encoder.reply(&reply, out)).is_err() {
-                return false;
-            }
-        }
-        true
-    }
-
-    fn execute(&self, request: &Request) -> Result<Answer, Refusal> {
-        match &request.op {
-            Op::Get { key, .. } => {
-                Ok(Answer::Value { value: self.values.borrow().get(key).cloned(), freshness: None })
-            }
-            Op::Exists { key, .. } => {
-                Ok(Answer::Exists { exists: self.values.borrow().contains_key(key), freshness: None })
-            }
-            Op::Write { session, mutations, .. } => {
-                let stamp = session.map(|stamp| (stamp.client, stamp.sequence)).expect("writes are stamped");
-                if let Some(answer) = self.sessions.borrow().get(&stamp) {
-                    return Ok(answer.clone());
-                }
-                let outcomes = mutations.iter().map(|mutation| self.mutate(mutation)).collect();
-                let answer = Answer::Written { index: self.writes.get(), outcomes };
-                self.sessions.borrow_mut().insert(stamp, answer.clone());
-                Ok(answer)
-            }
-            Op::ClusterMap => Ok(Answer::ClusterMap(self.map())),
-            Op::Status => Ok(Answer::Status(Bytes::from_static(b"{}"))),
-            Op::Admin(op) => self.administrate(*op),
-            Op::Execute { program, consistency: Access::Write(_) } => {
-                let replies = Some(program.commands[0].args.concat().into());
-                Ok(Answer::Executed { index: 1, replies, freshness: None })
-            }
-            Op::Execute { .. } => Ok(Answer::Executed { index: 1, replies: None, freshness: None }),
-            Op::Count { first_slot, last_slot, .. } => {
-                Ok(Answer::Counted { count: u64::from(last_slot - first_slot) })
-            }
-            Op::Scan { keys_only: true, .. } => {
-                Ok(Answer::Scan { items: vec![], next: Some("b".into()), freshness: None })
-            }
-            Op::Scan { .. } => Err(Refusal::Invalid { why: "no scans here".into() }),
-        }
-    }
-
-    fn administrate(&self, op: AdminOp) -> Result<Answer, Refusal> {
-        match op {
-            AdminOp::Describe => Ok(Answer::Shard(described())),
-            AdminOp::TransferLeader { node } => {
-                Ok(Answer::AdminAccepted(AdminAccepted { index: None, node: node.or(Some(3)) }))
-            }
-            AdminOp::AddReplica { node } => {
-                Err(Refusal::Conflict { why: format!("node {node} has a replica already") })
-            }
-            _ => Ok(Answer::AdminAccepted(AdminAccepted { index: Some(7), node: None })),
-        }
-    }
-
-    fn mutate(&self, mutation: &Mutation) -> MutationOutcome {
-        self.writes.set(self.writes.get() + 1);
-        let version = self.writes.get();
-        let mut values = self.values.borrow_mut();
-        match mutation {
-            Mutation::Put { key, value, .. } => {
-                values.insert(key.clone(), Value { data: value.clone(), version });
-                MutationOutcome::Put { version }
-            }
-            Mutation::Delete { key } => MutationOutcome::Deleted { existed: values.remove(key).is_some() },
-            Mutation::CompareAndSwap { key, expected, new } => {
-                let current = values.get(key).map(|value| value.version);
-                let holds = match expected {
-                    Expected::Absent => current.is_none(),
-                    Expected::Version(version) => current == Some(*version),
-                    Expected::Value(data) => values.get(key).is_some_and(|value| value.data == *data),
-                };
-                if !holds {
-                    return MutationOutcome::NotSwapped { current };
-                }
-                match new {
-                    Some(data) => values.insert(key.clone(), Value { data: data.clone(), version }),
-                    None => values.remove(key),
-                };
-                MutationOutcome::Swapped { version }
-            }
-        }
-    }
-}
-
 async fn client(server: &Server) -> Client {
-    Client::connect(ClientConfig::new(vec![server.address.to_string()])).await.unwrap()
+    Client::connect(ClientConfig::new(server.endpoints())).await.unwrap()
 }
 
 #[test]
@@ -401,34 +207,8 @@ fn every_operation_reaches_the_server_and_returns() {
     run(async {
         let server = Server::start();
         let client = client(&server).await;
-        assert_eq!(client.cluster_map(), server.map());
-        assert_eq!(client.get("a").await, Ok(None));
-        assert_eq!(client.put("a", "one").await, Ok(1));
-        assert_eq!(client.get("a").await, Ok(Some(Value { data: "one".into(), version: 1 })));
-        assert_eq!(client.exists("a").await, Ok(true));
-        let swap = client.compare_and_swap("a", Expected::Version(1), Some("two".into())).await;
-        assert_eq!(swap, Ok(Swap::Done { version: 2 }));
-        let swap = client.compare_and_swap("a", Expected::Absent, None).await;
-        assert_eq!(swap, Ok(Swap::Mismatch { current: Some(2) }));
-        let large = Bytes::from(vec![7; 5_000_000]);
-        client.put("large", large.clone()).await.unwrap();
-        assert_eq!(client.get("large").await.unwrap().unwrap().data, large);
-        assert_eq!(client.delete("a").await, Ok(true));
-        let batch = ["{t}1", "{t}2"].map(|key| Mutation::Delete { key: key.into() }).to_vec();
-        let outcomes = client.batch(batch, WriteConsistency::Strong).await.unwrap();
-        assert_eq!(outcomes, [MutationOutcome::Deleted { existed: false }; 2]);
-        assert_eq!(client.status(&server.address.to_string()).await, Ok(Bytes::from_static(b"{}")));
-        assert_eq!(client.fetch_cluster_map().await, Ok(server.map()));
-        let refused = client.scan(1, "", None, 10, Default::default()).await;
-        assert_eq!(refused, Err(ClientError::Refused(Refusal::Invalid { why: "no scans here".into() })));
-        let keys = client.scan_keys(1, "a", None, 10, Default::default()).await.unwrap();
-        assert_eq!(keys.next, Some("b".into()));
-        assert_eq!(client.count(1, (3, 10), Default::default()).await, Ok(7));
-        let program = Program::single(0, 0, vec!["in".into(), "cr".into()]);
-        let write = Access::Write(WriteConsistency::Strong);
-        assert_eq!(client.execute(program.clone(), write).await, Ok(Some("incr".into())));
-        assert_eq!(client.execute(program, Access::Read(Default::default())).await, Ok(None));
-        assert_eq!(server.connections.get(), 1, "one connection serves them all");
+        every_operation!(client, server, [.await]);
+        assert_eq!(server.connections(), 1, "one connection serves them all");
     });
 }
 
@@ -437,17 +217,7 @@ fn administrative_calls_reach_the_server_and_return() {
     run(async {
         let server = Server::start();
         let client = client(&server).await;
-        assert_eq!(client.describe_shard(1).await, Ok(described()));
-        let about = |index, node| Ok(AdminAccepted { index, node });
-        assert_eq!(client.transfer_leader(1, Some(2)).await, about(None, Some(2)));
-        assert_eq!(client.transfer_leader(1, None).await, about(None, Some(3)));
-        assert_eq!(client.remove_replica(1, 2).await, about(Some(7), None));
-        assert_eq!(client.take_snapshot(1).await, about(Some(7), None));
-        assert_eq!(client.compact(1).await, about(Some(7), None));
-        let why = "node 2 has a replica already".to_owned();
-        let refused = client.add_replica(1, 2).await;
-        assert_eq!(refused, Err(ClientError::Refused(Refusal::Conflict { why })));
-        assert_eq!(client.describe_shard(9).await, Err(ClientError::NoSuchShard));
+        administration!(client, [.await]);
     });
 }
 
@@ -455,7 +225,7 @@ fn administrative_calls_reach_the_server_and_return() {
 fn frames_are_as_long_as_the_server_says_and_no_longer() {
     run(async {
         let server = Server::start();
-        let endpoints = vec![server.address.to_string()];
+        let endpoints = server.endpoints();
         let config = ClientConfig { frame_bytes_max: 10_000, ..ClientConfig::new(endpoints) };
         let client = Client::connect(config).await.unwrap();
         let large = Bytes::from(vec![7; 5_000_000]);
@@ -492,8 +262,8 @@ fn concurrent_requests_share_one_connection_and_travel_together() {
         for task in tasks {
             task.await;
         }
-        assert_eq!((server.writes.get(), server.connections.get()), (64 * 20, 1));
-        assert!(server.largest_batch.get() > 8, "largest batch read: {}", server.largest_batch.get());
+        assert_eq!((server.writes(), server.connections()), (64 * 20, 1));
+        assert!(server.largest_batch() > 8, "largest batch read: {}", server.largest_batch());
     });
 }
 
@@ -502,10 +272,10 @@ fn a_write_whose_reply_is_lost_is_executed_once() {
     run(async {
         let server = Server::start();
         let client = client(&server).await;
-        server.lose_replies.set(1);
+        server.lose_replies(1);
         assert_eq!(client.put("a", "one").await, Ok(1));
-        assert_eq!(server.writes.get(), 1);
-        assert_eq!(server.connections.get(), 2);
+        assert_eq!(server.writes(), 1);
+        assert_eq!(server.connections(), 2);
     });
 }
 

@@ -30,7 +30,7 @@ use operations::{Operation, Operations, Route, State};
 use random::Random;
 use session::Session;
 use std::collections::{BTreeSet, VecDeque};
-use std::rc::Rc;
+use std::sync::Arc;
 
 pub use operations::OpId;
 
@@ -44,7 +44,7 @@ pub enum Target {
     /// To any node.
     AnyNode,
     /// To the node at this `host:port`, which need not be in the map.
-    Endpoint(Rc<str>),
+    Endpoint(Arc<str>),
 }
 
 /// A connection, for as long as it lives; never reused.
@@ -103,7 +103,7 @@ pub enum Effect {
         /// Names the connection from now on.
         connection: ConnectionId,
         /// `host:port`
-        address: Rc<str>,
+        address: Arc<str>,
         /// The core to ask for.
         wants_core: Option<u32>,
     },
@@ -141,7 +141,7 @@ pub enum Effect {
 #[derive(Debug)]
 pub struct ClientCore {
     config: ClientConfig,
-    endpoints: Vec<Rc<str>>,
+    endpoints: Vec<Arc<str>>,
     table: Option<RoutingTable>,
     operations: Operations,
     connections: Connections,
@@ -176,7 +176,7 @@ impl ClientCore {
             return Err(ConnectError::NoEndpoints);
         }
         let mut random = Random::new(seed);
-        let endpoints = config.endpoints.iter().map(|endpoint| Rc::from(endpoint.as_str())).collect();
+        let endpoints = config.endpoints.iter().map(|endpoint| Arc::from(endpoint.as_str())).collect();
         Ok(ClientCore {
             endpoints,
             table: None,

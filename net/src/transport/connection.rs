@@ -11,6 +11,7 @@
 //!
 //! A broken pipe must be an error, not a signal: the Rust runtime ignores `SIGPIPE`, keep it so.
 
+use super::link::detect_silence;
 use super::listener::duplicate;
 use super::signal::Signal;
 use crate::frame::{Frame, FrameDecoder, FrameError};
@@ -167,30 +168,6 @@ impl Connection {
         let decoder = FrameDecoder::new(config.read_buffer_bytes, config.frame_bytes_max);
         Ok(Connection { reader: FrameReader { shared, decoder }, config })
     }
-}
-
-/// Lets the kernel find out that the other side's host is gone (tcp(7)): without it a connection whose peer vanished
-/// without a word lives for ever, or for minutes after a partition has healed.
-fn detect_silence(stream: &TcpStream, silence_max: Duration) -> io::Result<()> {
-    let millis = libc::c_int::try_from(silence_max.as_millis()).unwrap_or(libc::c_int::MAX);
-    let seconds = (millis / 4000).max(1);
-    let options = [
-        (libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1),
-        (libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, seconds),
-        (libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, seconds),
-        (libc::IPPROTO_TCP, libc::TCP_KEEPCNT, 3),
-        (libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, millis),
-    ];
-    for (level, option, value) in options {
-        let length = libc::socklen_t::try_from(size_of::<libc::c_int>()).expect("four bytes");
-        // SAFETY: the kernel reads one integer, which lives through the call; the stream keeps its descriptor open.
-        let result =
-            unsafe { libc::setsockopt(stream.as_raw_fd(), level, option, (&raw const value).cast(), length) };
-        if result != 0 {
-            return Err(io::Error::last_os_error());
-        }
-    }
-    Ok(())
 }
 
 /// The receiving half.

@@ -5,7 +5,7 @@ use super::{ClientCore, ConnectionId, Effect, State};
 use crate::map::ReplicaInfo;
 use crate::types::Nanos;
 use std::collections::{BTreeMap, VecDeque};
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,7 +17,7 @@ pub(super) enum Phase {
 
 #[derive(Debug)]
 pub(super) struct Connection {
-    pub(super) address: Rc<str>,
+    pub(super) address: Arc<str>,
     /// Known once the hello is answered, or when it was dialled for a replica.
     pub(super) node: Option<u64>,
     pub(super) phase: Phase,
@@ -123,14 +123,14 @@ impl ClientCore {
     /// Dials. `replica`: the core it is meant for.
     pub(super) fn open(
         &mut self,
-        address: Rc<str>,
+        address: Arc<str>,
         replica: Option<ReplicaInfo>,
         now: Nanos,
     ) -> ConnectionId {
         self.connections.opened += 1;
         let id = ConnectionId(self.connections.opened);
         let connection = Connection {
-            address: Rc::clone(&address),
+            address: Arc::clone(&address),
             node: replica.map(|replica| replica.node),
             phase: Phase::Connecting(now.after(self.config.connect_timeout)),
             queue: VecDeque::new(),

@@ -3,7 +3,7 @@
 use super::random::Random;
 use crate::types::Nanos;
 use std::collections::BTreeMap;
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// No pause is shorter, whatever is configured: a retry must lie in the future.
@@ -14,7 +14,7 @@ const PAUSE_MIN: Duration = Duration::from_micros(100);
 pub(super) struct Health {
     backoff_min: Duration,
     backoff_max: Duration,
-    failing: BTreeMap<Rc<str>, (u32, Nanos)>,
+    failing: BTreeMap<Arc<str>, (u32, Nanos)>,
 }
 
 impl Health {
@@ -31,10 +31,10 @@ impl Health {
         self.failing.remove(address);
     }
 
-    pub(super) fn failed(&mut self, address: &Rc<str>, now: Nanos, random: &mut Random) {
+    pub(super) fn failed(&mut self, address: &Arc<str>, now: Nanos, random: &mut Random) {
         let failures = self.failing.get(address).map_or(1, |&(failures, _)| failures.saturating_add(1));
         let until = now.after(self.backoff(failures, random));
-        self.failing.insert(Rc::clone(address), (failures, until));
+        self.failing.insert(Arc::clone(address), (failures, until));
     }
 
     /// Forgets addresses nobody uses any more.
@@ -73,7 +73,7 @@ mod tests {
     #[test]
     fn success_ends_the_pause() {
         let mut health = Health::new(Duration::from_millis(4), Duration::from_millis(100));
-        let address: Rc<str> = Rc::from("a:1");
+        let address: Arc<str> = Arc::from("a:1");
         health.failed(&address, Nanos(0), &mut Random::new(1));
         let until = health.down_until("a:1", Nanos(0)).unwrap();
         assert_eq!(health.down_until("a:1", until), None);

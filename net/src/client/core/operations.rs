@@ -4,7 +4,7 @@
 use super::ConnectionId;
 use crate::protocol::{Access, Op, ReadConsistency, Request};
 use crate::types::{Nanos, RequestId, wide};
-use std::rc::Rc;
+use std::sync::Arc;
 
 /// Names a submitted request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -19,7 +19,7 @@ pub(super) enum Route {
     Slot(u16),
     Shard(u32),
     AnyNode,
-    Endpoint(Rc<str>),
+    Endpoint(Arc<str>),
 }
 
 /// Where it is.

@@ -7,7 +7,7 @@ use crate::map::{ClusterMap, NodeInfo, ReplicaInfo, RoutingTable, ShardInfo};
 use crate::protocol::{HelloReply, Op, PROTOCOL_VERSION};
 use crate::types::Nanos;
 use crate::{ClientError, client::core::Health};
-use std::rc::Rc;
+use std::sync::Arc;
 
 /// After so many retries every other one goes to any node: the replicas may all be elsewhere than the map says, and one
 /// that has got one knows the leader.
@@ -18,9 +18,9 @@ enum Way {
     /// Over this connection.
     Over(ConnectionId),
     /// To this replica, not connected yet.
-    ToReplica(ReplicaInfo, Rc<str>),
+    ToReplica(ReplicaInfo, Arc<str>),
     /// To this address, not connected yet.
-    ToAddress(Rc<str>),
+    ToAddress(Arc<str>),
     /// Nowhere before that time.
     Later(Nanos),
     /// Nowhere: no shard owns the slot.
@@ -83,7 +83,7 @@ impl ClientCore {
             return;
         }
         connection.phase = Phase::Ready;
-        let address = Rc::clone(&connection.address);
+        let address = Arc::clone(&connection.address);
         self.health.succeeded(&address);
         self.connections.identify(id, hello.node, hello.core);
         self.lengths_max = Some((hello.key_bytes_max, hello.value_bytes_max));
@@ -147,13 +147,13 @@ impl ClientCore {
         }
     }
 
-    fn way_to_address(&self, address: &Rc<str>, now: Nanos) -> Way {
+    fn way_to_address(&self, address: &Arc<str>, now: Nanos) -> Way {
         if let Some(connection) = self.connections.to_address(address) {
             return Way::Over(connection);
         }
         match self.health.down_until(address, now) {
             Some(until) => Way::Later(until),
-            None => Way::ToAddress(Rc::clone(address)),
+            None => Way::ToAddress(Arc::clone(address)),
         }
     }
 
@@ -176,7 +176,7 @@ impl ClientCore {
         let (tail, head) = nodes.split_at(pick(nodes.len()));
         let is_up = |node: &&NodeInfo| self.health.down_until(&node.binary_addr, now).is_none();
         if let Some(node) = head.iter().chain(tail).find(is_up) {
-            return Way::ToReplica(ReplicaInfo { node: node.id, core: 0 }, Rc::from(&*node.binary_addr));
+            return Way::ToReplica(ReplicaInfo { node: node.id, core: 0 }, Arc::from(&*node.binary_addr));
         }
         first_up(&self.health, self.endpoints.iter(), now)
     }
@@ -205,7 +205,7 @@ impl ClientCore {
             }
             let node = table.map().node(replica.node)?;
             match self.health.down_until(&node.binary_addr, now) {
-                None => return Some(Way::ToReplica(replica, Rc::from(node.binary_addr.as_str()))),
+                None => return Some(Way::ToReplica(replica, Arc::from(node.binary_addr.as_str()))),
                 Some(until) => earliest = earliest.min(until),
             }
             None
@@ -240,11 +240,11 @@ fn candidates(
     leader.into_iter().chain(head.iter().chain(tail).copied())
 }
 
-fn first_up<'a>(health: &Health, addresses: impl Iterator<Item = &'a Rc<str>>, now: Nanos) -> Way {
+fn first_up<'a>(health: &Health, addresses: impl Iterator<Item = &'a Arc<str>>, now: Nanos) -> Way {
     let mut earliest: Option<Nanos> = None;
     for address in addresses {
         match health.down_until(address, now) {
-            None => return Way::ToAddress(Rc::clone(address)),
+            None => return Way::ToAddress(Arc::clone(address)),
             Some(until) => earliest = Some(earliest.map_or(until, |known| known.min(until))),
         }
     }

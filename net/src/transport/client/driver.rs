@@ -6,45 +6,23 @@
 
 use crate::client::core::{ClientCore, ConnectionId, Effect, Event, OpId, Target};
 use crate::client::{ClientConfig, ClientError, ConnectError};
-use crate::frame::{Frame, FrameKind};
 use crate::map::ClusterMap;
-use crate::protocol::{
-    Answer, ClientHello, DecodeError, Encoder, ErrorReport, FrameTooLong, Op, PROTOCOL_VERSION, decode_error,
-    decode_hello_reply, decode_reply,
-};
+use crate::protocol::{Answer, Encoder, FrameTooLong, Op};
+use crate::transport::link::{self, LinkError};
 use crate::transport::signal::Signal;
+use crate::transport::slots::Slots;
 use crate::transport::{Connection, ConnectionConfig, FrameReader, FrameSender, ReadError};
 use crate::types::Nanos;
 use futures_lite::future::{self, poll_fn};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::hash::{BuildHasher, Hasher, RandomState};
-use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
-
-/// Why a connection ended, for people.
-#[derive(Debug, thiserror::Error)]
-enum LinkError {
-    #[error("{0}")]
-    Io(#[from] io::Error),
-    #[error("{0}")]
-    Read(#[from] ReadError),
-    #[error("{0}")]
-    Decode(#[from] DecodeError),
-    #[error("{0}")]
-    Hello(#[from] FrameTooLong),
-    #[error("the server says: {0}")]
-    Reported(ErrorReport),
-    #[error("closed")]
-    Closed,
-    #[error("the name has no address")]
-    NoAddress,
-}
 
 /// A connection that is up.
 struct Link {
@@ -101,7 +79,7 @@ impl Drop for Shutdown {
 
 impl Driver {
     pub(super) fn start(config: ClientConfig) -> Result<Rc<Driver>, ConnectError> {
-        let seed = config.seed.unwrap_or_else(|| RandomState::new().build_hasher().finish());
+        let seed = link::seed(&config);
         let driver = Rc::new(Driver {
             encoder: RefCell::new(Encoder::new(config.frame_bytes_max)),
             slots: RefCell::new(Slots::default()),
@@ -232,18 +210,14 @@ impl Driver {
         let config = ConnectionConfig { frame_bytes_max: self.frame_bytes_max, ..Default::default() };
         let connection = Connection::connect(address, self.connect_timeout, config).await?;
         let (mut reader, sender) = connection.split();
-        let hello = ClientHello { version: PROTOCOL_VERSION, wants_core };
-        let mut encoder = Encoder::new(self.frame_bytes_max);
-        sender.append(|out| encoder.client_hello(&hello, out)).map_err(|_| LinkError::Closed)??;
+        let written = sender.append(|out| link::write_hello(wants_core, self.frame_bytes_max, out));
+        written.map_err(|_| LinkError::Closed)??;
         match self.links.borrow_mut().get_mut(&id) {
             Some(link) => *link = Some(Link { sender, frame_bytes_max: self.frame_bytes_max }),
             None => return Err(LinkError::Closed),
         }
-        let frame = reader.read_frame().await?.ok_or(LinkError::Closed)?;
-        if frame.kind == FrameKind::Error {
-            return Err(LinkError::Reported(decode_error(&frame)?));
-        }
-        let hello = decode_hello_reply(&frame)?;
+        let frame = reader.read_frame().await.map_err(link_error)?.ok_or(LinkError::Closed)?;
+        let hello = link::read_hello(&frame)?;
         drop(frame);
         if let Some(frame_bytes_max) = hello.frame_bytes_max {
             reader.set_frame_bytes_max(frame_bytes_max);
@@ -260,11 +234,15 @@ impl Driver {
         loop {
             loop {
                 match reader.next_frame() {
-                    Ok(Some(frame)) => self.on_frame(id, &frame)?,
+                    Ok(Some(frame)) => {
+                        if let Some(event) = link::event_of(id, &frame)? {
+                            self.handle(event);
+                        }
+                    }
                     Ok(None) => break,
                     // A frame of a newer server that was not asked for.
                     Err(error) if !error.is_fatal() => tracing::debug!(%error, "frame skipped"),
-                    Err(error) => return Err(LinkError::Read(error.into())),
+                    Err(error) => return Err(error.into()),
                 }
             }
             // Once per batch of replies: what follows from them leaves in one send.
@@ -274,30 +252,23 @@ impl Driver {
             }
         }
     }
-
-    fn on_frame(&self, id: ConnectionId, frame: &Frame) -> Result<(), LinkError> {
-        match frame.kind {
-            FrameKind::Reply => match decode_reply(frame) {
-                Ok(reply) => self.handle(Event::Reply { connection: id, reply }),
-                Err(error) => {
-                    tracing::warn!(%error, "a reply cannot be read");
-                    self.handle(Event::Garbled { connection: id, id: frame.id });
-                }
-            },
-            FrameKind::Error => return Err(LinkError::Reported(decode_error(frame)?)),
-            other => tracing::debug!(kind = ?other, "frame ignored"),
-        }
-        Ok(())
-    }
 }
 
-async fn run_link(driver: Rc<Driver>, id: ConnectionId, address: Rc<str>, wants_core: Option<u32>) {
+async fn run_link(driver: Rc<Driver>, id: ConnectionId, address: Arc<str>, wants_core: Option<u32>) {
     let result = driver.serve(id, &address, wants_core).await;
     driver.unlink(id);
     if let Err(error) = result {
         tracing::debug!(%address, %error, "connection ended");
         driver.handle(Event::Closed { connection: id, why: error.to_string() });
         driver.run_effects();
+    }
+}
+
+fn link_error(error: ReadError) -> LinkError {
+    match error {
+        ReadError::Io(error) => LinkError::Io(error),
+        ReadError::Frame(error) => LinkError::Frame(error),
+        ReadError::Truncated { .. } => LinkError::Truncated,
     }
 }
 
@@ -370,56 +341,5 @@ impl Drop for Waiting<'_> {
             self.driver.run_effects();
         }
         self.driver.slots.borrow_mut().release(self.slot);
-    }
-}
-
-#[derive(Debug, Default)]
-struct Slot {
-    waker: Option<Waker>,
-    result: Option<Result<Answer, ClientError>>,
-}
-
-/// Where results wait to be taken. A slot belongs to one future from `occupy` to `release`.
-#[derive(Debug, Default)]
-struct Slots {
-    slots: Vec<Slot>,
-    free: Vec<usize>,
-}
-
-impl Slots {
-    fn occupy(&mut self) -> u64 {
-        let place = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(Slot::default());
-            self.slots.len() - 1
-        });
-        u64::try_from(place).expect("memory is smaller than 2^64")
-    }
-
-    fn release(&mut self, slot: u64) {
-        if let Some((place, entry)) = self.entry(slot) {
-            *entry = Slot::default();
-            self.free.push(place);
-        }
-    }
-
-    /// Leaves a result; returns whom to wake.
-    fn fill(&mut self, slot: u64, result: Result<Answer, ClientError>) -> Option<Waker> {
-        let (_, entry) = self.entry(slot)?;
-        entry.result = Some(result);
-        entry.waker.take()
-    }
-
-    /// Takes the result, or remembers whom to wake.
-    fn take(&mut self, slot: u64, waker: &Waker) -> Option<Result<Answer, ClientError>> {
-        let (_, entry) = self.entry(slot)?;
-        if entry.result.is_none() && !entry.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
-            entry.waker = Some(waker.clone());
-        }
-        entry.result.take()
-    }
-
-    fn entry(&mut self, slot: u64) -> Option<(usize, &mut Slot)> {
-        let place = usize::try_from(slot).ok()?;
-        self.slots.get_mut(place).map(|entry| (place, entry))
     }
 }
