@@ -7,12 +7,19 @@ use bytes::Bytes;
 /// the encoding `raw`.
 pub const ENCODING_RAW: u8 = 1;
 
+/// [`Entry::flags`]: the value is text even when it looks like an integer (INCRBYFLOAT), and reports `embstr` or `raw`
+/// by its length.
+pub const ENCODING_TEXT: u8 = 2;
+
+/// [`Entry::flags`]: an integer that Redis would not share (COPY), for OBJECT REFCOUNT.
+pub const ENCODING_UNSHARED: u8 = 4;
+
 /// A visible value.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Entry {
     /// The bytes.
     pub data: Bytes,
-    /// [`ENCODING_RAW`] and nothing else.
+    /// The `ENCODING_*` bits, which only OBJECT shows.
     pub flags: u8,
     /// When it becomes invisible, in milliseconds since the Unix epoch; 0 for never.
     pub expiry_ms: u64,
