@@ -1,0 +1,9 @@
+//! Any bytes to `targets::resp_values`.
+
+#![no_main]
+
+#[allow(dead_code)] // each binary calls one
+#[path = "../targets.rs"]
+mod targets;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| targets::resp_values(data));
