@@ -289,6 +289,12 @@ impl Core {
         info.is_some_and(|info| info.replica_on(self.config.node).is_some())
     }
 
+    /// The storage engines of this core's replicas, by shard.
+    pub fn engines(&self) -> Vec<(u32, Engine)> {
+        let engine = |replica: &Replica| (replica.id.shard, Engine(replica.engine.clone()));
+        self.replicas.iter().flatten().map(engine).collect()
+    }
+
     /// Takes note that a replica has work for the end of the turn.
     fn touch(&mut self, shard: u32) {
         let touched = &mut self.is_touched[usize_of(shard)];

@@ -23,6 +23,7 @@ mod doors;
 pub mod executor;
 mod gateway;
 mod greet;
+mod http;
 mod inbox;
 mod mesh;
 mod peers;
@@ -104,6 +105,8 @@ struct Driver {
     clients: Rc<Clients>,
     /// Requests of the doors for other protocols.
     calls: gateway::Calls,
+    /// What the HTTP connections share.
+    http: Rc<http::Door>,
     peers: Rc<Peers>,
     /// Reads that memory could not answer, before and on the reader threads.
     reads: RefCell<VecDeque<ReadTask>>,
@@ -147,6 +150,7 @@ pub async fn run(parts: CoreParts) {
             inbox.clone(),
         )),
         calls: gateway::Calls::default(),
+        http: Rc::new(http::Door::new(started)),
         mesh,
         inbox,
         config,
@@ -166,6 +170,9 @@ pub async fn run(parts: CoreParts) {
     glommio::spawn_local(driver.clone().keep_time()).detach();
     glommio::spawn_local(driver.clone().hear_store()).detach();
     glommio::spawn_local(driver.clone().hear_mesh()).detach();
+    if driver.config.listen.http.is_some() {
+        glommio::spawn_local(driver.clone().keep_store_figures()).detach();
+    }
     if let Some(doors) = doors {
         doors::open(&driver, doors);
     }
@@ -325,6 +332,7 @@ impl Driver {
                     self.inbox.push(Event::Forwarded { connection, reply });
                 }
                 MeshMessage::Status(status) => self.inbox.push(Event::Sibling(status)),
+                MeshMessage::Stores(core, figures) => self.on_store_figures(core, figures),
                 MeshMessage::Stop => self.stop(),
             }
         }

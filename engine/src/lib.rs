@@ -7,6 +7,7 @@
 //!         replica   one shard's Raft state, waiting requests and apply queue
 //!   machine     the replicated state machine, on the apply thread
 //!     command   what an entry says        store   where its data lies
+//!     http      the HTTP interface, without its sockets
 //!     redis     the Redis commands, as functions of a keyspace
 //! ```
 
@@ -19,6 +20,7 @@ pub mod driver;
 pub mod fatal;
 pub mod home;
 pub mod host;
+pub mod http;
 pub mod identity;
 pub mod machine;
 pub mod placement;

@@ -27,6 +27,8 @@ pub struct CoreStatus {
     pub wal_disk_bytes: u64,
     /// Bytes that wait for the log.
     pub wal_queued_bytes: u64,
+    /// Whether the log takes longer to write than the configuration allows a leader's.
+    pub log_is_slow: bool,
 }
 
 /// One replica's account of itself.
@@ -129,6 +131,7 @@ impl Core {
             apply_queue_bytes: self.lane.queued_bytes,
             wal_disk_bytes: wal.disk_bytes(),
             wal_queued_bytes: wal.queued_bytes(),
+            log_is_slow: self.log_is_slow,
         }
     }
 

@@ -14,7 +14,7 @@ use net::transport::{Connection, ConnectionConfig, Handoff, Listener};
 use super::clients::{greeting, report};
 use super::gateway::Gateway;
 use super::mesh::ConnectionSlot;
-use super::{DoorKind, Doors, Driver, MeshMessage, greet};
+use super::{DoorKind, Doors, Driver, MeshMessage, greet, http};
 use crate::config::Cluster;
 
 /// A connection that has not said hello by then is closed.
@@ -102,9 +102,12 @@ async fn accept_others(driver: Rc<Driver>, kind: DoorKind, listener: TcpListener
 
 /// Serves a connection of a door for another protocol, accepted here or by another core.
 pub(super) fn serve_door(driver: &Rc<Driver>, kind: DoorKind, fd: OwnedFd, slot: ConnectionSlot) {
-    let _gateway = Gateway::new(driver.clone());
+    let gateway = Gateway::new(driver.clone());
     match kind {
-        DoorKind::Http | DoorKind::Resp | DoorKind::RespCluster => drop((fd, slot)),
+        DoorKind::Http => {
+            glommio::spawn_local(http::serve(gateway, driver.http.clone(), fd, slot)).detach();
+        }
+        DoorKind::Resp | DoorKind::RespCluster => drop((fd, slot)),
     }
 }
 

@@ -9,6 +9,7 @@ use net::protocol::{Reply, Request};
 use net::transport::Handoff;
 
 use crate::core::{ConnectionId, CoreStatus, Origin};
+use crate::store::StoreStats;
 
 /// A message between two cores of this node.
 pub enum MeshMessage {
@@ -24,6 +25,8 @@ pub enum MeshMessage {
     Reply(ConnectionId, Reply),
     /// The sender's account of itself.
     Status(CoreStatus),
+    /// The figures of the storage engines of a core, by shard.
+    Stores(u32, Vec<(u32, StoreStats)>),
     /// The process was asked to end.
     Stop,
 }

@@ -1,0 +1,146 @@
+//! The account of a node as Prometheus text, format 0.0.4.
+
+use std::collections::BTreeMap;
+use std::fmt::{Display, Write};
+
+use crate::core::{CoreStatus, ShardStatus};
+use crate::store::StoreStats;
+
+/// What the document is.
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// What is told of a node beside its cores.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NodeFacts {
+    /// Which node.
+    pub node: u64,
+    /// Client connections.
+    pub connections: usize,
+    /// Memory in use, as the kernel counts it.
+    pub resident_bytes: u64,
+    /// Seconds since the process started.
+    pub uptime_seconds: f64,
+}
+
+/// A metric: its name after `ringkv_`, its help, and its value.
+type Metric<T> = (&'static str, &'static str, fn(&T) -> u64);
+
+const CORE_COUNTERS: &[Metric<CoreStatus>] = &[
+    ("requests_total", "Requests taken in.", |core| core.counters.requests),
+    ("requests_refused_total", "Requests refused.", |core| core.counters.refused),
+    ("requests_forwarded_total", "Requests handed to another core.", |core| core.counters.forwarded),
+    ("wal_batches_total", "Batches the log has written.", |core| core.counters.wal_batches),
+    ("apply_tasks_total", "Tasks of the apply lane.", |core| core.counters.apply_tasks),
+    ("leader_changes_total", "Times a replica of the core became leader.", |core| {
+        core.counters.leader_changes
+    }),
+    ("appends_dropped_total", "Appends refused because apply lagged.", |core| core.counters.appends_dropped),
+    ("turns_total", "Turns of the core's machine.", |core| core.counters.turns),
+    ("snapshots_installed_total", "Snapshots installed.", |core| core.counters.snapshots_installed),
+    ("handovers_total", "Leaderships handed over: slow log, or the end of the process.", |core| {
+        core.counters.handovers
+    }),
+];
+
+const CORE_GAUGES: &[Metric<CoreStatus>] = &[
+    ("inflight_bytes", "Bytes of entries proposed and not applied.", |core| core.inflight_bytes),
+    ("apply_queue_bytes", "Bytes of entries committed and not applied.", |core| core.apply_queue_bytes),
+    ("wal_disk_bytes", "Bytes the log occupies on disk.", |core| core.wal_disk_bytes),
+    ("wal_queued_bytes", "Bytes that wait for the log.", |core| core.wal_queued_bytes),
+    ("wal_slow", "1 while the log is slower than raft.slow_write_ms.", |core| u64::from(core.log_is_slow)),
+];
+
+const SHARD_GAUGES: &[Metric<ShardStatus>] = &[
+    ("shard_is_leader", "1 where this replica leads its shard.", |shard| u64::from(shard.role == "leader")),
+    ("shard_leader", "The node that leads the shard, 0 for none.", |shard| shard.leader),
+    ("shard_members", "Nodes that hold a replica.", |shard| count(shard.members.len())),
+    ("shard_asleep", "1 where the group is idle and its timers are off.", |shard| u64::from(shard.asleep)),
+    ("shard_term", "Current Raft term.", |shard| shard.term),
+    ("shard_first_index", "First entry still in the log.", |shard| shard.first_index),
+    ("shard_last_index", "Last entry in the log.", |shard| shard.last_index),
+    ("shard_flushed_index", "Last entry on this node's disk.", |shard| shard.flushed),
+    ("shard_committed_index", "Last entry known committed.", |shard| shard.committed),
+    ("shard_applied_index", "Last entry applied.", |shard| shard.applied),
+    ("shard_applied_durable_index", "Last entry that survives a crash without the log.", |shard| {
+        shard.applied_durable
+    }),
+];
+
+const STORE_GAUGES: &[Metric<StoreStats>] = &[
+    ("store_memtable_bytes", "Applied writes that are in memory only.", |store| store.memtable_bytes),
+    ("store_immutable_memtables", "Full memtables that wait to be flushed.", |store| {
+        store.immutable_memtables
+    }),
+    ("store_table_bytes", "Sorted tables on disk.", |store| store.table_bytes),
+    ("store_blob_bytes", "Separated values on disk.", |store| store.blob_bytes),
+    ("store_blob_garbage_bytes", "Separated values that no key refers to.", |store| store.blob_garbage_bytes),
+    ("store_keys_estimate", "Estimated number of keys.", |store| store.keys_estimate),
+    ("store_compaction_pending_bytes", "Bytes that compaction is behind.", |store| {
+        store.compaction_pending_bytes
+    }),
+    ("store_level0_files", "Files not merged into the sorted levels.", |store| store.level0_files),
+    ("store_flushes_running", "Flushes running.", |store| store.flushes_running),
+    ("store_compactions_running", "Compactions running.", |store| store.compactions_running),
+    ("store_background_errors", "Background failures since the start.", |store| store.background_errors),
+    ("store_write_stopped", "1 while the engine stops writes by itself.", |store| {
+        u64::from(store.write_stopped)
+    }),
+];
+
+/// The document. `stores` are the engines' figures by shard, as last taken.
+pub fn render(facts: &NodeFacts, cores: &[CoreStatus], stores: &BTreeMap<u32, StoreStats>) -> String {
+    let mut text = Text::default();
+    let version = env!("CARGO_PKG_VERSION");
+    text.family("info", "gauge", "The node and its version.");
+    text.sample("info", format_args!("node=\"{}\",version=\"{version}\"", facts.node), 1);
+    text.family("connections", "gauge", "Client connections of the node, over all doors.");
+    text.sample("connections", "", facts.connections);
+    text.family("resident_bytes", "gauge", "Memory in use, as the kernel counts it.");
+    text.sample("resident_bytes", "", facts.resident_bytes);
+    text.family("uptime_seconds", "gauge", "Seconds since the process started.");
+    text.sample("uptime_seconds", "", facts.uptime_seconds);
+    for (metrics, kind) in [(CORE_COUNTERS, "counter"), (CORE_GAUGES, "gauge")] {
+        for (name, help, value) in metrics {
+            text.family(name, kind, help);
+            for core in cores {
+                text.sample(name, format_args!("core=\"{}\"", core.core), value(core));
+            }
+        }
+    }
+    for (name, help, value) in SHARD_GAUGES {
+        text.family(name, "gauge", help);
+        for (core, shard) in cores.iter().flat_map(|core| core.shards.iter().map(move |it| (core.core, it))) {
+            text.sample(name, format_args!("core=\"{core}\",shard=\"{}\"", shard.shard), value(shard));
+        }
+    }
+    for (name, help, value) in STORE_GAUGES {
+        text.family(name, "gauge", help);
+        for (shard, store) in stores {
+            text.sample(name, format_args!("shard=\"{shard}\""), value(store));
+        }
+    }
+    text.0
+}
+
+#[derive(Default)]
+struct Text(String);
+
+impl Text {
+    fn family(&mut self, name: &str, kind: &str, help: &str) {
+        writeln!(self.0, "# HELP ringkv_{name} {help}\n# TYPE ringkv_{name} {kind}")
+            .expect("writing to a string");
+    }
+
+    fn sample(&mut self, name: &str, labels: impl Display, value: impl Display) {
+        let labels = labels.to_string();
+        let written = match labels.is_empty() {
+            true => writeln!(self.0, "ringkv_{name} {value}"),
+            false => writeln!(self.0, "ringkv_{name}{{{labels}}} {value}"),
+        };
+        written.expect("writing to a string");
+    }
+}
+
+fn count(number: usize) -> u64 {
+    u64::try_from(number).expect("64-bit machine")
+}
