@@ -13,7 +13,7 @@
 //! - what is in flight is bounded in bytes: over the limit, writes are refused as busy, not queued.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -133,6 +133,8 @@ pub struct Core {
     is_touched: Vec<bool>,
     unflushed: VecDeque<Unflushed>,
     outbox: peers::Outbox,
+    /// For how long other nodes vote for nobody else, as each said last.
+    vote_holds: BTreeMap<u64, Nanos>,
     lane: apply::Lane,
     balance: balance::Balance,
     /// Replicas whose state machines are being opened.
@@ -187,6 +189,7 @@ impl Core {
         replicas.resize_with(shards, || None);
         let mut core = Core {
             outbox: peers::Outbox::new(&map, config.node, config.core, config.cores),
+            vote_holds: BTreeMap::new(),
             lane: apply::Lane::default(),
             balance: balance::Balance::default(),
             creating: Vec::new(),
@@ -238,6 +241,7 @@ impl Core {
                 self.effects.push(Effect::Reply { origin, reply });
             }
             Event::Peer { node, core, messages } => self.on_peer(node, core, messages),
+            Event::PeerLinked { node, vote_hold } => self.on_peer_linked(node, vote_hold),
             Event::PeerLost { node } => self.on_peer_lost(node),
             Event::WalWritten { batch } => self.on_wal_written(batch),
             Event::SegmentDone { task } => self.wal.borrow_mut().on_segment_task_done(task),

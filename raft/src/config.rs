@@ -4,7 +4,8 @@ use crate::error::ConfigError;
 use crate::types::{Nanos, NodeId};
 
 /// How one node behaves. All members of a group should agree on everything but `id` and `priority`; for `lease`,
-/// `check_quorum`, `election_ticks`, `tick` and `clock_drift_max_ppm` they must.
+/// `check_quorum` and `clock_drift_max_ppm` they must, and a leader must be told of a member that votes sooner
+/// ([`RawNode::limit_lease`](crate::RawNode::limit_lease)).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Config {
     /// Who this node is.
@@ -119,11 +120,24 @@ impl Config {
         self.tick.times(self.election_ticks)
     }
 
+    /// For how long the node votes for nobody else after it heard a leader, whatever happens to it: what the others' leases
+    /// may count on. Nothing without check-quorum, nor without leases, for then it does not wait after a restart.
+    #[must_use]
+    pub fn vote_hold(&self) -> Nanos {
+        if self.lease && self.check_quorum { self.election_timeout() } else { Nanos(0) }
+    }
+
     /// How long a lease runs from the opening of the round that a quorum echoed: the election timeout less the drift.
     #[must_use]
     pub fn lease_length(&self) -> Nanos {
+        self.less_the_drift(self.election_timeout())
+    }
+
+    /// What another member's `time` is here at least.
+    #[must_use]
+    pub(crate) fn less_the_drift(&self, time: Nanos) -> Nanos {
         let kept = u128::from(PPM - self.clock_drift_max_ppm);
-        let nanos = u128::from(self.election_timeout().0) * kept / u128::from(PPM);
+        let nanos = u128::from(time.0) * kept / u128::from(PPM);
         Nanos(u64::try_from(nanos).expect("a part is no larger than the whole"))
     }
 }
@@ -169,5 +183,12 @@ mod tests {
     fn a_lease_is_the_election_timeout_less_the_drift() {
         let config = Config { clock_drift_max_ppm: 100_000, ..Config::new(NodeId(1)) };
         assert_eq!(config.lease_length(), Nanos::from_millis(450));
+    }
+
+    #[test]
+    fn only_a_node_with_leases_holds_its_vote_over_a_restart() {
+        let config = Config::new(NodeId(1));
+        assert_eq!(config.vote_hold(), config.election_timeout());
+        assert_eq!(Config { lease: false, ..config }.vote_hold(), Nanos(0));
     }
 }

@@ -68,6 +68,8 @@ pub(crate) struct Raft<S> {
     dormant: bool,
     pub(crate) log: RaftLog<S>,
     timers: Timers,
+    /// What the other members allow a lease to last.
+    pub(crate) lease_limit: Nanos,
     rng: Rng,
     /// Reads sent on to the leader; empty unless one is known and it is another node.
     forwarded: ForwardedReads,
@@ -113,6 +115,7 @@ impl<S: LogStorage> Raft<S> {
             dormant: false,
             log: RaftLog::new(storage, committed, initial.applied),
             timers: Timers::new(hold, timeout_ticks),
+            lease_limit: Nanos(u64::MAX),
             forwarded: ForwardedReads::new(first_batch),
             durable_ballot: (hard.term, hard.vote),
             apply_reader: ApplyReader::default(),

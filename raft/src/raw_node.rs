@@ -168,6 +168,13 @@ impl<S: LogStorage> RawNode<S> {
         self.raft.config.priority = priority;
     }
 
+    /// Tells the shortest time for which, by its own clock, a member votes for nobody else after it heard its leader: a
+    /// lease never lasts longer, and with 0 every read asks a quorum. Until it is called, all members are taken to be
+    /// configured as this node is.
+    pub fn limit_lease(&mut self, hold: Nanos) {
+        self.raft.lease_limit = self.raft.config.less_the_drift(hold);
+    }
+
     // Outputs
 
     /// Whether [`ready`](RawNode::ready) has anything to say. Cheap.

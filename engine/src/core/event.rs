@@ -44,6 +44,14 @@ pub enum Event {
         /// The messages of one frame.
         messages: Vec<GroupMessage>,
     },
+    /// A node was linked to.
+    PeerLinked {
+        /// The node.
+        node: u64,
+        /// For how long, by its own clock, its replicas vote for nobody else after they heard a leader; zero where they
+        /// keep no such promise.
+        vote_hold: Nanos,
+    },
     /// The connection to a node's core broke, or messages for it were dropped.
     PeerLost {
         /// The node.

@@ -223,6 +223,30 @@ impl Core {
     }
 
     /// A node cannot be reached, or did not get all that was sent: every group falls back to probing it.
+    pub(super) fn on_peer_linked(&mut self, node: u64, vote_hold: Nanos) {
+        if self.vote_holds.insert(node, vote_hold) == Some(vote_hold) {
+            return;
+        }
+        let own = self.config.raft.election_timeout();
+        if self.config.raft.lease && vote_hold < own {
+            tracing::warn!(
+                node,
+                its_ms = vote_hold.0 / 1_000_000,
+                own_ms = own.0 / 1_000_000,
+                "the other node may vote sooner than this one's leases assume, so they are shortened, or not used: give                  all nodes the same [raft] section"
+            );
+        }
+        let shortest = self.shortest_vote_hold();
+        for replica in self.replicas.iter_mut().flatten() {
+            replica.raft.limit_lease(shortest);
+        }
+    }
+
+    /// The shortest time for which any node votes for nobody else, as far as they said.
+    pub(super) fn shortest_vote_hold(&self) -> Nanos {
+        self.vote_holds.values().copied().min().unwrap_or(Nanos(u64::MAX))
+    }
+
     pub(super) fn on_peer_lost(&mut self, node: u64) {
         for position in 0..self.replicas.len() {
             let Some(replica) = self.replicas[position].as_mut() else { continue };

@@ -53,6 +53,7 @@ impl Core {
         let stream = StreamId(replica_id::stream_id(shard, seed.generation));
         let mut replica = Replica::new(id, stream, raft, seed.engine, slots, seed.applied);
         replica.joins_at = self.now;
+        replica.raft.limit_lease(self.shortest_vote_hold());
         self.replicas[usize_of(shard)] = Some(replica);
         self.follow_membership(shard);
         self.wake(shard);

@@ -1,7 +1,11 @@
 //! Disks that lose what was flushed: whole nodes wiped, and damage in the middle of a log. Only where the others can
 //! make up for it: of no group more than one member is ever lost at a time, and never more than a minority.
 
+use std::collections::BTreeSet;
+
 use raft::{ConfState, NodeId};
+use wal::disk::sim::SimDisk;
+use wal::{StreamId, Wal, WalConfig};
 
 use super::trace::note;
 use super::world::World;
@@ -97,6 +101,23 @@ impl World {
         self.lost.extend(ids);
     }
 
+    /// Whether recovery tells all that a disk has lost against the one that a core has now: each stream is as it was, or
+    /// known to be damaged.
+    fn is_noticed(&self, node: usize, core: usize, config: &WalConfig, mut damaged: SimDisk) -> bool {
+        let whole =
+            self.nodes[node].cores[core].disk.clone().recover(config).expect("nothing happened to it");
+        let Ok(found) = damaged.recover(config) else { return false };
+        let known: BTreeSet<StreamId> =
+            found.damage.iter().flat_map(|damage| damage.streams.iter().copied()).collect();
+        let (whole, found) = (Wal::new(config.clone(), whole), Wal::new(config.clone(), found));
+        let is_as_it_was = |stream: StreamId| {
+            found.contains(stream)
+                && found.last_index(stream) == whole.last_index(stream)
+                && found.state(stream) == whole.state(stream)
+        };
+        !known.is_empty() && whole.streams().all(|stream| known.contains(&stream) || is_as_it_was(stream))
+    }
+
     /// Damages what was flushed, if recovery can tell that from a write that was under way at the crash. Damage to the very
     /// end of a log cannot be told from that, which is why a log at rest is sealed.
     fn damage(&mut self, node: usize, core: usize) {
@@ -120,8 +141,7 @@ impl World {
                 }
             }
         }
-        let noticed = disk.clone().recover(&config).is_ok_and(|recovered| !recovered.damage.is_empty());
-        if noticed {
+        if self.is_noticed(node, core, &config, disk.clone()) {
             note!(self.now, id, u32::try_from(core).expect("few"), "damage", segment = segment.0);
             self.counts.damaged += 1;
             self.nodes[node].cores[core].disk = disk;

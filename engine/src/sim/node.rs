@@ -121,7 +121,7 @@ impl Setup {
             node,
             core,
             cores: plan.cores,
-            raft: plan.raft.clone(),
+            raft: plan.raft_of(node),
             key_bytes_max: 256,
             value_bytes_max: 4 << 10,
             inflight_bytes_max: 256 << 10,

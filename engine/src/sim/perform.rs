@@ -169,7 +169,10 @@ impl World {
         let messages = self.network.carry(messages);
         let place = self.place(to.0, to.1);
         let core = u32::try_from(from.1).expect("few cores");
-        self.push(place, Event::Peer { node: self.nodes[from.0].id, core, messages });
+        let node = self.nodes[from.0].id;
+        // Each frame comes with the hello of its connection.
+        self.push(place, Event::PeerLinked { node, vote_hold: self.setup.plan.raft_of(node).vote_hold() });
+        self.push(place, Event::Peer { node, core, messages });
     }
 
     fn write_wal(&mut self, place: Place, batch: WriteBatch) {

@@ -41,6 +41,8 @@ pub struct Plan {
     pub members: Members,
     /// Raft's settings.
     pub raft: raft::Config,
+    /// By how many ticks the election timeout of each node is shorter than that of the one before; the third begins anew.
+    pub impatience: u32,
     /// Whether idle groups hibernate.
     pub hibernate: bool,
     /// What a core's log is made of; node and core are filled in.
@@ -213,7 +215,14 @@ impl Plan {
             wal: wal_config(rng),
             log_bytes_max: *rng.pick(&[8 << 10, 32 << 10, 256 << 10, 16 << 20]),
             wal_retain_bytes: *rng.pick(&[256 << 10, 1 << 20, 64 << 20]),
+            impatience: *rng.pick(&[0, 0, 2]),
         }
+    }
+
+    /// Raft's settings on a node.
+    pub fn raft_of(&self, node: u64) -> raft::Config {
+        let shorter = self.impatience * u32::try_from(node % 3).expect("below 3");
+        raft::Config { election_ticks: self.raft.election_ticks - shorter, ..self.raft.clone() }
     }
 }
 

@@ -40,14 +40,18 @@ impl<S: LogStorage> Raft<S> {
         if !self.config.lease || leader.lease_forfeited || leader.transfer.is_some() {
             return false;
         }
-        mutated!(SkipLeaseCheck) || self.was_lately_followed()
+        mutated!(SkipLeaseCheck) || self.was_followed_within(self.config.lease_length().min(self.lease_limit))
     }
 
-    /// Whether a quorum has so lately said that it follows that it will, by itself, elect no other yet.
+    /// Whether a quorum has so lately said that it follows that, configured as this node, it will elect no other yet.
     pub(super) fn was_lately_followed(&self) -> bool {
+        self.was_followed_within(self.config.lease_length())
+    }
+
+    fn was_followed_within(&self, length: Nanos) -> bool {
         let State::Leader(leader) = &self.state else { return false };
         let opened = leader.quorum_opened_at(self.config.id, &self.membership);
-        opened.is_some_and(|at| self.timers.now.since(at) < self.config.lease_length())
+        opened.is_some_and(|at| self.timers.now.since(at) < length)
     }
 
     /// The commit index, if it is known to hold all that was ever committed: a new leader knows once an entry of its own

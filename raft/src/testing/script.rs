@@ -16,7 +16,7 @@
 //! | command | what it does |
 //! |---|---|
 //! | `group N [key=value…]` | a new group of nodes 1 to N; keys below |
-//! | `campaign ID`, `tick ID [N]`, `propose ID DATA…`, `read ID CONTEXT`, `transfer ID TO`, `unreachable ID PEER` | inputs and commands of one node |
+//! | `campaign ID`, `tick ID [N]`, `propose ID DATA…`, `read ID CONTEXT`, `transfer ID TO`, `unreachable ID PEER`, `hold ID MS` | inputs and commands of one node |
 //! | `drain ID` | does what the node wants done, but for the disk |
 //! | `flush ID [N]` | makes the oldest N (default: all) writes durable |
 //! | `deliver [FROM->TO]` | delivers what is under way (over this link) |
@@ -50,7 +50,7 @@ use crate::message::Message;
 use crate::ready::ReadStart;
 use crate::status::PeerState;
 use crate::storage::MemStorage;
-use crate::types::{Index, NodeId, Term};
+use crate::types::{Index, Nanos, NodeId, Term};
 
 const SEPARATOR: &str = "----";
 
@@ -150,6 +150,7 @@ fn drive(cluster: &mut Cluster, command: &str, words: &Words<'_>, trace: &mut Ve
             }
         }
         "unreachable" => cluster.node_mut(words.node(0)).report_unreachable(words.node(1)),
+        "hold" => cluster.node_mut(words.node(0)).limit_lease(Nanos::from_millis(words.require(1))),
         "drain" => {
             cluster.drain(words.node(0));
         }
