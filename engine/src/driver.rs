@@ -120,6 +120,7 @@ struct Driver {
 
 /// Runs a core until it was asked to stop and has.
 pub async fn run(parts: CoreParts) {
+    let vote_hold = parts.core.vote_hold();
     let CoreParts { config, map, standing, core, disk, store, mesh, doors, transfers, started } = parts;
     let inbox = Rc::new(Inbox::default());
     let limits = wire_limits(&config);
@@ -146,6 +147,7 @@ pub async fn run(parts: CoreParts) {
             mesh.core,
             config.cluster.id.clone(),
             convert::store_info(&standing),
+            vote_hold,
             connection(config.limits.peer_bytes_max, PEER_SILENCE_MAX),
             inbox.clone(),
         )),

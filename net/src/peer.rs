@@ -83,6 +83,8 @@ pub struct PeerHello {
     pub purpose: Purpose,
     /// The dialler's data directory.
     pub store: StoreInfo,
+    /// For how long the dialler votes for nobody else after it heard a leader, by its own clock; 0: it promises nothing.
+    pub vote_hold_ms: u32,
 }
 
 /// Answer to [`PeerHello`].
@@ -96,6 +98,8 @@ pub struct PeerHelloReply {
     pub core: u32,
     /// The answerer's data directory.
     pub store: StoreInfo,
+    /// As in [`PeerHello`].
+    pub vote_hold_ms: u32,
 }
 
 /// A Raft message and the group it belongs to.

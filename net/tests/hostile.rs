@@ -88,9 +88,10 @@ fn peer_frames() -> Vec<Frame> {
         wants_core: 1,
         purpose: Purpose::Snapshot,
         store: store.clone(),
+        vote_hold_ms: 500,
     };
     encoder.hello(&hello, &mut out).unwrap();
-    let reply = PeerHelloReply { version: PEER_VERSION, node: 2, core: 1, store };
+    let reply = PeerHelloReply { version: PEER_VERSION, node: 2, core: 1, store, vote_hold_ms: 500 };
     encoder.hello_reply(&reply, &mut out).unwrap();
     let messages: Vec<GroupMessage> = bodies().into_iter().map(group_message).collect();
     encoder.messages(&messages, &mut out).unwrap();

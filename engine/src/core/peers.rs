@@ -242,6 +242,12 @@ impl Core {
         }
     }
 
+    /// For how long replicas of this core vote for nobody else after they heard a leader: what other leaders' leases may
+    /// count on.
+    pub fn vote_hold(&self) -> Nanos {
+        self.config.raft.vote_hold()
+    }
+
     /// The shortest time for which any node votes for nobody else, as far as they said.
     pub(super) fn shortest_vote_hold(&self) -> Nanos {
         self.vote_holds.values().copied().min().unwrap_or(Nanos(u64::MAX))

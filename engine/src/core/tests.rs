@@ -11,6 +11,7 @@ use net::protocol::{
 };
 use net::slot::slot_of;
 use net::types::RequestId;
+use raft::Nanos;
 
 use super::Event;
 use crate::placement;
@@ -218,4 +219,32 @@ fn reads_that_wait_are_bounded_in_bytes_and_each_is_answered() {
     let late: Vec<_> = asked.iter().filter_map(|id| cluster.answer(follower, *id)).collect();
     assert_eq!(late.len(), 50 - busy, "those that waited were answered in the end");
     assert!(late.iter().all(Result::is_err));
+}
+
+#[test]
+fn a_leader_whose_peer_promises_no_votes_reads_by_quorum_alone() {
+    let mut cluster = Cluster::new();
+    assert!(cluster.do_at_leader("k", put("k", "v")).is_ok());
+    let leader = cluster.leader_of("k");
+    let promises = |cluster: &mut Cluster, millis| {
+        let vote_hold = Nanos::from_millis(millis);
+        let node = leader % 3 + 1;
+        cluster.node(leader).events.push_back(Event::PeerLinked { node, vote_hold });
+        cluster.settle();
+    };
+    let reads_alone = |cluster: &mut Cluster| {
+        cluster.cut.push(leader);
+        let read = cluster.ask(leader, get("k", ReadConsistency::Linearizable), "k");
+        cluster.settle();
+        cluster.cut.clear();
+        let answered = cluster.answer(leader, read).is_some();
+        cluster.pass(200);
+        answered
+    };
+    cluster.pass(200);
+    assert!(reads_alone(&mut cluster), "by its lease");
+    promises(&mut cluster, 0);
+    assert!(!reads_alone(&mut cluster), "the other may vote for another at any time");
+    promises(&mut cluster, 500);
+    assert!(reads_alone(&mut cluster), "it was restarted with leases");
 }

@@ -100,6 +100,7 @@ impl Inquiry {
             wants_core: 0,
             purpose: Purpose::Identity,
             store: convert::store_info(&self.standing),
+            vote_hold_ms: 0,
         };
         let (_, _, reply) = greet::dial(&hello, node, address, ConnectionConfig::default()).await?;
         Ok(reply)

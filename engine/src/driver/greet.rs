@@ -54,7 +54,7 @@ pub(super) async fn dial(
 /// Says who this node is, and closes.
 pub(super) async fn answer_identity(connection: Connection, node: u64, store: StoreInfo) {
     let (_reader, sender) = connection.split();
-    let reply = PeerHelloReply { version: PEER_VERSION, node, core: 0, store };
+    let reply = PeerHelloReply { version: PEER_VERSION, node, core: 0, store, vote_hold_ms: 0 };
     let sent = sender.append(|buffer| PeerEncoder::new(0, HELLO_BYTES_MAX).hello_reply(&reply, buffer));
     if matches!(sent, Ok(Ok(()))) {
         let _ = glommio::timer::timeout(FLUSH_TIMEOUT, async { Ok(sender.flushed().await) }).await;

@@ -15,6 +15,7 @@ use net::transport::{Connection, ConnectionConfig, FrameReader, FrameSender, Han
 use super::greet;
 use super::inbox::Inbox;
 use crate::core::Event;
+use raft::Nanos;
 
 const REDIAL_MIN: Duration = Duration::from_millis(20);
 const REDIAL_MAX: Duration = Duration::from_millis(500);
@@ -29,6 +30,8 @@ pub(super) struct Peers {
     pub cluster: String,
     /// What this node says of its data directory.
     pub store: StoreInfo,
+    /// For how long its replicas vote for nobody else after they heard a leader.
+    pub vote_hold: Nanos,
     pub connection: ConnectionConfig,
     inbox: Rc<Inbox>,
     encoder: RefCell<PeerEncoder>,
@@ -41,6 +44,7 @@ impl Peers {
         core: u32,
         cluster: String,
         store: StoreInfo,
+        vote_hold: Nanos,
         connection: ConnectionConfig,
         inbox: Rc<Inbox>,
     ) -> Peers {
@@ -49,6 +53,7 @@ impl Peers {
             core,
             cluster,
             store,
+            vote_hold,
             connection,
             inbox,
             encoder: RefCell::new(PeerEncoder::new(FRAME_BYTES_TARGET, connection.frame_bytes_max)),
@@ -77,8 +82,9 @@ impl Peers {
         let mut pause = REDIAL_MIN;
         loop {
             match self.connect(node, core, &address).await {
-                Ok((reader, sender)) => {
+                Ok((reader, sender, reply)) => {
                     pause = REDIAL_MIN;
+                    self.linked(node, reply.vote_hold_ms);
                     self.serve(node, core, reader, sender).await;
                 }
                 Err(error) => {
@@ -96,10 +102,13 @@ impl Peers {
         node: u64,
         core: u32,
         address: &str,
-    ) -> Result<(FrameReader, FrameSender), String> {
-        let hello = self.hello(core, Purpose::Messages);
-        let (reader, sender, _) = greet::dial(&hello, node, address, self.connection).await?;
-        Ok((reader, sender))
+    ) -> Result<(FrameReader, FrameSender, PeerHelloReply), String> {
+        greet::dial(&self.hello(core, Purpose::Messages), node, address, self.connection).await
+    }
+
+    /// Tells the machine of a link, before anything that comes over it.
+    fn linked(&self, node: u64, vote_hold_ms: u32) {
+        self.inbox.push(Event::PeerLinked { node, vote_hold: Nanos::from_millis(u64::from(vote_hold_ms)) });
     }
 
     /// What this core says when it dials another.
@@ -112,12 +121,23 @@ impl Peers {
             wants_core,
             purpose,
             store: self.store.clone(),
+            vote_hold_ms: self.vote_hold_ms(),
         }
     }
 
     /// What this core answers when it is dialled.
     pub fn hello_reply(&self) -> PeerHelloReply {
-        PeerHelloReply { version: PEER_VERSION, node: self.node, core: self.core, store: self.store.clone() }
+        PeerHelloReply {
+            version: PEER_VERSION,
+            node: self.node,
+            core: self.core,
+            store: self.store.clone(),
+            vote_hold_ms: self.vote_hold_ms(),
+        }
+    }
+
+    fn vote_hold_ms(&self) -> u32 {
+        u32::try_from(self.vote_hold.0 / 1_000_000).unwrap_or(u32::MAX)
     }
 
     /// Takes over a connection that another node dialled.
@@ -127,6 +147,7 @@ impl Peers {
         let reply = self.hello_reply();
         let sent = sender.append(|buffer| self.encoder.borrow_mut().hello_reply(&reply, buffer));
         if matches!(sent, Ok(Ok(()))) {
+            self.linked(hello.node, hello.vote_hold_ms);
             self.serve(hello.node, hello.core, reader, sender).await;
             self.inbox.push(Event::PeerLost { node: hello.node });
         }

@@ -651,6 +651,7 @@ impl<'a> PeerHello<'a> {
   pub const VT_STORE: ::flatbuffers::VOffsetT = 16;
   pub const VT_SETTLED: ::flatbuffers::VOffsetT = 18;
   pub const VT_FOUNDERS: ::flatbuffers::VOffsetT = 20;
+  pub const VT_VOTE_HOLD_MS: ::flatbuffers::VOffsetT = 22;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -664,6 +665,7 @@ impl<'a> PeerHello<'a> {
     let mut builder = PeerHelloBuilder::new(_fbb);
     builder.add_store(args.store);
     builder.add_node(args.node);
+    builder.add_vote_hold_ms(args.vote_hold_ms);
     if let Some(x) = args.founders { builder.add_founders(x); }
     builder.add_wants_core(args.wants_core);
     if let Some(x) = args.cluster_id { builder.add_cluster_id(x); }
@@ -738,6 +740,13 @@ impl<'a> PeerHello<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, Founder>>>(PeerHello::VT_FOUNDERS, None)}
   }
+  #[inline]
+  pub fn vote_hold_ms(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(PeerHello::VT_VOTE_HOLD_MS, Some(0)).unwrap()}
+  }
 }
 
 impl ::flatbuffers::Verifiable for PeerHello<'_> {
@@ -755,6 +764,7 @@ impl ::flatbuffers::Verifiable for PeerHello<'_> {
      .visit_field::<u64>("store", Self::VT_STORE, false)?
      .visit_field::<bool>("settled", Self::VT_SETTLED, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, Founder>>>("founders", Self::VT_FOUNDERS, false)?
+     .visit_field::<u32>("vote_hold_ms", Self::VT_VOTE_HOLD_MS, false)?
      .finish();
     Ok(())
   }
@@ -769,6 +779,7 @@ pub struct PeerHelloArgs<'a> {
     pub store: u64,
     pub settled: bool,
     pub founders: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, Founder>>>,
+    pub vote_hold_ms: u32,
 }
 impl<'a> Default for PeerHelloArgs<'a> {
   #[inline]
@@ -783,6 +794,7 @@ impl<'a> Default for PeerHelloArgs<'a> {
       store: 0,
       settled: false,
       founders: None,
+      vote_hold_ms: 0,
     }
   }
 }
@@ -829,6 +841,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> PeerHelloBuilder<'a, 'b, A> {
     self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(PeerHello::VT_FOUNDERS, founders);
   }
   #[inline]
+  pub fn add_vote_hold_ms(&mut self, vote_hold_ms: u32) {
+    self.fbb_.push_slot::<u32>(PeerHello::VT_VOTE_HOLD_MS, vote_hold_ms, 0);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> PeerHelloBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     PeerHelloBuilder {
@@ -856,6 +872,7 @@ impl ::core::fmt::Debug for PeerHello<'_> {
       ds.field("store", &self.store());
       ds.field("settled", &self.settled());
       ds.field("founders", &self.founders());
+      ds.field("vote_hold_ms", &self.vote_hold_ms());
       ds.finish()
   }
 }
@@ -881,6 +898,7 @@ impl<'a> PeerHelloReply<'a> {
   pub const VT_STORE: ::flatbuffers::VOffsetT = 10;
   pub const VT_SETTLED: ::flatbuffers::VOffsetT = 12;
   pub const VT_FOUNDERS: ::flatbuffers::VOffsetT = 14;
+  pub const VT_VOTE_HOLD_MS: ::flatbuffers::VOffsetT = 16;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -894,6 +912,7 @@ impl<'a> PeerHelloReply<'a> {
     let mut builder = PeerHelloReplyBuilder::new(_fbb);
     builder.add_store(args.store);
     builder.add_node(args.node);
+    builder.add_vote_hold_ms(args.vote_hold_ms);
     if let Some(x) = args.founders { builder.add_founders(x); }
     builder.add_core(args.core);
     builder.add_version(args.version);
@@ -944,6 +963,13 @@ impl<'a> PeerHelloReply<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, Founder>>>(PeerHelloReply::VT_FOUNDERS, None)}
   }
+  #[inline]
+  pub fn vote_hold_ms(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(PeerHelloReply::VT_VOTE_HOLD_MS, Some(0)).unwrap()}
+  }
 }
 
 impl ::flatbuffers::Verifiable for PeerHelloReply<'_> {
@@ -958,6 +984,7 @@ impl ::flatbuffers::Verifiable for PeerHelloReply<'_> {
      .visit_field::<u64>("store", Self::VT_STORE, false)?
      .visit_field::<bool>("settled", Self::VT_SETTLED, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, Founder>>>("founders", Self::VT_FOUNDERS, false)?
+     .visit_field::<u32>("vote_hold_ms", Self::VT_VOTE_HOLD_MS, false)?
      .finish();
     Ok(())
   }
@@ -969,6 +996,7 @@ pub struct PeerHelloReplyArgs<'a> {
     pub store: u64,
     pub settled: bool,
     pub founders: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, Founder>>>,
+    pub vote_hold_ms: u32,
 }
 impl<'a> Default for PeerHelloReplyArgs<'a> {
   #[inline]
@@ -980,6 +1008,7 @@ impl<'a> Default for PeerHelloReplyArgs<'a> {
       store: 0,
       settled: false,
       founders: None,
+      vote_hold_ms: 0,
     }
   }
 }
@@ -1014,6 +1043,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> PeerHelloReplyBuilder<'a, 'b,
     self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(PeerHelloReply::VT_FOUNDERS, founders);
   }
   #[inline]
+  pub fn add_vote_hold_ms(&mut self, vote_hold_ms: u32) {
+    self.fbb_.push_slot::<u32>(PeerHelloReply::VT_VOTE_HOLD_MS, vote_hold_ms, 0);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> PeerHelloReplyBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     PeerHelloReplyBuilder {
@@ -1037,6 +1070,7 @@ impl ::core::fmt::Debug for PeerHelloReply<'_> {
       ds.field("store", &self.store());
       ds.field("settled", &self.settled());
       ds.field("founders", &self.founders());
+      ds.field("vote_hold_ms", &self.vote_hold_ms());
       ds.finish()
   }
 }

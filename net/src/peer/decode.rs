@@ -26,6 +26,7 @@ pub fn decode_peer_hello(frame: &Frame) -> Result<PeerHello, DecodeError> {
         wants_core: hello.wants_core(),
         purpose: purpose(hello.purpose())?,
         store: store_info(hello.store(), hello.settled(), hello.founders())?,
+        vote_hold_ms: hello.vote_hold_ms(),
     })
 }
 
@@ -42,6 +43,7 @@ pub fn decode_peer_hello_reply(frame: &Frame) -> Result<PeerHelloReply, DecodeEr
         node: reply.node(),
         core: reply.core(),
         store: store_info(reply.store(), reply.settled(), reply.founders())?,
+        vote_hold_ms: reply.vote_hold_ms(),
     })
 }
 

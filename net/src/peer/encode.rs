@@ -66,6 +66,7 @@ impl PeerEncoder {
             store: hello.store.store,
             settled: hello.store.settled,
             founders: founders(&mut self.builder, &hello.store),
+            vote_hold_ms: hello.vote_hold_ms,
         };
         let root = wire::PeerHello::create(&mut self.builder, &args);
         self.seal_bare(root, FrameKind::PeerHello, out)
@@ -84,6 +85,7 @@ impl PeerEncoder {
             store: reply.store.store,
             settled: reply.store.settled,
             founders: founders(&mut self.builder, &reply.store),
+            vote_hold_ms: reply.vote_hold_ms,
         };
         let root = wire::PeerHelloReply::create(&mut self.builder, &args);
         self.seal_bare(root, FrameKind::PeerHelloReply, out)

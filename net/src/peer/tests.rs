@@ -126,9 +126,10 @@ fn hellos_round_trip() {
         wants_core: 4,
         purpose: Purpose::Identity,
         store: StoreInfo { store: 77, settled: false, founders: Vec::new() },
+        vote_hold_ms: 500,
     };
     let store = StoreInfo { store: u64::MAX, settled: true, founders };
-    let reply = PeerHelloReply { version: PEER_VERSION, node: 5, core: 4, store };
+    let reply = PeerHelloReply { version: PEER_VERSION, node: 5, core: 4, store, vote_hold_ms: u32::MAX };
     encoder.hello(&hello, &mut out).unwrap();
     encoder.hello_reply(&reply, &mut out).unwrap();
     let frames = frames(&out);
