@@ -94,9 +94,9 @@ pub(super) fn ttl<K: Keyspace>(context: &mut Context<'_, K>) -> Outcome<K> {
     let name = context.spec.name.as_str();
     let milliseconds = if name.ends_with("time") { when } else { (when - context.now_ms()).max(0) };
     let in_milliseconds = name.starts_with('p');
-    // The sum wraps as it does in Redis.
-    let answer = if in_milliseconds { milliseconds } else { milliseconds.wrapping_add(500) / 1000 };
-    Ok(Value::Integer(answer))
+    // Halves are rounded up; dividing first, for there may be no room above.
+    let seconds = milliseconds / 1000 + i64::from(milliseconds % 1000 >= 500);
+    Ok(Value::Integer(if in_milliseconds { milliseconds } else { seconds }))
 }
 
 pub(super) fn persist<K: Keyspace>(context: &mut Context<'_, K>) -> Outcome<K> {

