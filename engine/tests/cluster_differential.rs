@@ -20,6 +20,7 @@ fn every_answer_is_that_of_redis() {
     let mut command = Command::new(TOOL);
     command.args(["--subject", &cluster.node(1).resp.to_string(), "--seed", &seed, "--commands", "20000"]);
     let output = command.output().expect("the tool starts");
-    let (told, complaints) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let (told, complaints) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{told}\n{complaints}");
 }

@@ -20,7 +20,12 @@ fn run_clients(cluster: &mut Cluster, client: &str) -> (bool, Vec<String>) {
         all.join(",")
     };
     let mut command = Command::new(TOOL);
-    command.args(["--plain", &addresses(|node| node.resp), "--cluster", &addresses(|node| node.resp_cluster)]);
+    command.args([
+        "--plain",
+        &addresses(|node| node.resp),
+        "--cluster",
+        &addresses(|node| node.resp_cluster),
+    ]);
     command.args(["--only", client, "--control-pipe"]).stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut child = command.spawn().expect("the tool starts");
     let mut orders = child.stdin.take().expect("a pipe was asked for");

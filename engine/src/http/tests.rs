@@ -7,6 +7,7 @@ use super::body::{set_of_form, set_of_json};
 use super::reply::Problem;
 use super::route::{self, Condition, Head, Read, Route, Routed};
 use super::{OPENAPI, PAGE, cluster, metrics, scan};
+use crate::http;
 
 fn head<'a>(method: &'a str, target: &'a str) -> Head<'a> {
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
@@ -204,4 +205,21 @@ fn shards_without_a_leader_are_named() {
         net::map::ClusterMap { epoch: 1, nodes: Vec::new(), shards: vec![shard(0, Some(1)), shard(1, None)] };
     assert_eq!(cluster::leaderless(&map), [1]);
     assert_eq!(cluster::describe(&map, "c", 1)["shards"][1]["leader"], serde_json::Value::Null);
+}
+
+#[path = "../../../net/fuzz/http_target.rs"]
+mod http_target;
+
+/// The inputs the fuzzer has found worth keeping, and those that once broke something (tools/fuzz).
+#[test]
+fn what_the_fuzzer_kept_does_no_harm() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../net/fuzz/corpus/http_requests");
+    let mut count = 0;
+    for entry in std::fs::read_dir(folder).expect("the corpus is in the repository") {
+        let path = entry.expect("a readable folder").path();
+        eprintln!("{}", path.display());
+        http_target::http_requests(&std::fs::read(&path).expect("a readable file"));
+        count += 1;
+    }
+    assert!(count > 5, "the corpus is as good as empty");
 }
