@@ -7,7 +7,8 @@
 //! - **Exactly once.** A write with a session that was already applied changes nothing and answers what it
 //!   answered the first time, as long as its session is remembered (see [`SessionLimits`]).
 //! - **All or nothing.** A command whose compare-and-swap fails writes nothing; a batch of entries, its
-//!   sessions, clock and applied position reach the engine in one atomic write.
+//!   sessions, clock and applied position reach the engine in one atomic write, or in a few where expired values
+//!   are removed in between.
 //! - Applied entries only grow in index; the engine's `applied` is the machine's.
 //! - The membership ([`Machine::conf_state`]) is that of the last membership change applied, and lies beside
 //!   the applied position: what is opened again, or installed from a checkpoint, knows who belongs to the group.
@@ -15,6 +16,7 @@
 //! After an error of [`Machine::apply`] the machine must be dropped: its sessions may be ahead of the
 //! engine. Open a new one on the engine to go on.
 
+mod expiry;
 pub(crate) mod membership;
 mod outcome;
 mod overlay;
@@ -39,6 +41,7 @@ pub use read::{
 };
 pub use session::{SessionCorrupt, SessionLimits};
 
+use expiry::Expiries;
 use overlay::Overlay;
 use session::{Admission, SessionTable};
 
@@ -144,9 +147,15 @@ pub struct Machine {
     conf_state: ConfState,
     /// Whether the engine holds `conf_state`; a store made before there were membership changes does not.
     conf_state_stored: bool,
+    expiries: Expiries,
+    /// Entries between two removals of what has expired.
+    sweep_every: u64,
     /// Session records of the batch being applied; kept for its capacity.
     scratch: Vec<u8>,
 }
+
+/// Part of the state machine: replicas that differ here diverge.
+const SWEEP_EVERY: u64 = 64;
 
 impl Machine {
     /// Starts on what `engine` holds. `initial` is the membership the group was founded with: it holds until
@@ -180,8 +189,18 @@ impl Machine {
         if mutation::active(Mutation::ApplyTwice) {
             applied.index = applied.index.saturating_sub(1);
         }
-        let scratch = Vec::new();
-        Ok(Self { engine, sessions, clock_ms, applied, conf_state, conf_state_stored, scratch })
+        let expiries = Expiries::load(engine.as_ref())?;
+        Ok(Self {
+            engine,
+            sessions,
+            clock_ms,
+            applied,
+            conf_state,
+            conf_state_stored,
+            expiries,
+            sweep_every: SWEEP_EVERY,
+            scratch: Vec::new(),
+        })
     }
 
     /// The last entry applied.
@@ -209,16 +228,46 @@ impl Machine {
         &self.engine
     }
 
-    /// Applies committed entries in one atomic write. May block on the disk where a compare-and-swap or
-    /// the outcome of a delete needs a value that is not in memory.
+    /// Applies committed entries. May block on the disk where a compare-and-swap or the outcome of a delete needs a
+    /// value that is not in memory, and where what has expired is removed.
     ///
     /// # Panics
     /// When an entry's index does not grow: the caller mixed up its log.
     pub fn apply(&mut self, entries: &[MachineEntry]) -> Result<AppliedBatch, ApplyError> {
-        let mut scratch = std::mem::take(&mut self.scratch);
         let mut outcomes = Vec::new();
-        let mut overlay = Overlay::with_capacity(entries.len() + 2);
+        let mut rest = entries;
+        while let Some(first) = rest.first() {
+            let swept = if self.is_sweep_before(first.index) {
+                self.expiries.sweep(self.engine.as_ref(), first.index, self.clock_ms)?
+            } else {
+                Vec::new()
+            };
+            let applied = self.apply_run(rest, &swept, &mut outcomes)?;
+            rest = &rest[applied..];
+        }
+        Ok(AppliedBatch { applied: self.applied, outcomes })
+    }
+
+    /// Whether what has expired is removed just before entry `index`. The log alone decides: where it is, and what is
+    /// due by then.
+    fn is_sweep_before(&self, index: u64) -> bool {
+        self.expiries.is_due(self.clock_ms)
+            && self.applied.index / self.sweep_every != index / self.sweep_every
+    }
+
+    /// Removes what was swept and applies entries, in one atomic write: all of them, or those up to the next sweep, which
+    /// must see them in the engine. Returns how many.
+    fn apply_run(
+        &mut self,
+        entries: &[MachineEntry],
+        swept: &[Bytes],
+        outcomes: &mut Vec<(u64, Outcome)>,
+    ) -> Result<usize, ApplyError> {
+        let mut overlay = Overlay::with_capacity(swept.len() + entries.len() + 2);
         let clock_before = self.clock_ms;
+        overlay.begin_command();
+        swept.iter().for_each(|key| overlay.push(Write::Delete { key }));
+        let mut count = 0;
         for entry in entries {
             assert!(
                 entry.index > self.applied.index,
@@ -226,38 +275,48 @@ impl Machine {
                 entry.index,
                 self.applied.index
             );
+            if count > 0 && self.is_sweep_before(entry.index) {
+                break;
+            }
             let outcome = self.apply_entry(&mut overlay, entry)?;
             if entry.want_outcome {
                 outcomes.push((entry.index, outcome.expect("an outcome that is wanted is computed")));
             }
             self.applied = Applied { index: entry.index, term: entry.term };
+            count += 1;
         }
-        if entries.is_empty() {
-            self.scratch = scratch;
-            return Ok(AppliedBatch { applied: self.applied, outcomes });
-        }
+        self.write(overlay.into_writes(), clock_before)?;
+        Ok(count)
+    }
+
+    /// Writes what commands did, and the machine's own records that changed since the last write.
+    fn write(&mut self, commanded: Vec<Write<'_>>, clock_before: u64) -> Result<(), StoreError> {
+        let mut scratch = std::mem::take(&mut self.scratch);
         let clock = self.clock_ms.to_le_bytes();
         let records = self.sessions.drain_touched(&mut scratch);
-        let mut writes = overlay.into_writes();
+        let members;
+        // The same writes, which may now borrow from here as well.
+        let mut writes: Vec<Write<'_>> = commanded;
         for record in &records {
             writes.push(match &record.value {
                 Some(range) => Write::Put { key: &record.key, value: &scratch[range.clone()] },
                 None => Write::Delete { key: &record.key },
             });
         }
+        writes.extend(self.expiries.pending().map(|key| Write::Put { key, value: &[] }));
         if self.clock_ms != clock_before {
             writes.push(Write::Put { key: &CLOCK_KEY, value: &clock });
         }
-        let members;
         if !self.conf_state_stored {
             members = membership::encode(&self.conf_state);
             writes.push(Write::Put { key: &membership::KEY, value: &members });
         }
         self.engine.apply(&WriteSet { applied: self.applied, writes: &writes })?;
         drop(writes);
+        self.expiries.written();
         self.conf_state_stored = true;
         self.scratch = scratch;
-        Ok(AppliedBatch { applied: self.applied, outcomes })
+        Ok(())
     }
 
     /// Applies one entry into the overlay. `None` where nobody needs the outcome.
@@ -299,7 +358,7 @@ impl Machine {
 
     /// Runs a command's operations, all or nothing.
     fn execute<'a>(
-        &self,
+        &mut self,
         overlay: &mut Overlay<'a>,
         index: u64,
         command: &Command<'a>,
@@ -308,11 +367,12 @@ impl Machine {
         let ops = command.ops();
         let count = ops.len();
         let mut outcomes = outcome::Collector::new(count, wanted);
+        let mark = self.expiries.mark();
         overlay.begin_command();
         for (at, op) in ops.enumerate() {
             let outcome = match op {
                 Op::Put { key, record } => {
-                    overlay.push(Write::Put { key: key.as_bytes(), value: record.as_bytes() });
+                    self.put(overlay, key, record);
                     MutationOutcome::Put { version: index }
                 }
                 Op::Delete { key } => self.delete(overlay, index, key, wanted)?,
@@ -322,11 +382,17 @@ impl Machine {
             };
             if matches!(outcome, MutationOutcome::NotSwapped { .. }) {
                 overlay.undo_command();
+                self.expiries.undo(mark);
                 return Ok(wanted.then(|| Outcome::refused(count, at, outcome)));
             }
             outcomes.push(outcome);
         }
         Ok(outcomes.finish())
+    }
+
+    fn put<'a>(&mut self, overlay: &mut Overlay<'a>, key: StoredKey<'a>, record: Record<'a>) {
+        self.expiries.note(key.as_bytes(), record.expiry_ms(), self.clock_ms);
+        overlay.push(Write::Put { key: key.as_bytes(), value: record.as_bytes() });
     }
 
     /// Removes a key. Whether it existed costs a read, so it is only looked up where someone will know.
@@ -353,7 +419,7 @@ impl Machine {
     }
 
     fn compare_and_swap<'a>(
-        &self,
+        &mut self,
         overlay: &mut Overlay<'a>,
         index: u64,
         key: StoredKey<'a>,
@@ -372,10 +438,10 @@ impl Machine {
         if !holds {
             return Ok(MutationOutcome::NotSwapped { current: visible.map(|record| record.version()) });
         }
-        overlay.push(match new {
-            Some(record) => Write::Put { key: key.as_bytes(), value: record.as_bytes() },
-            None => Write::Delete { key: key.as_bytes() },
-        });
+        match new {
+            Some(record) => self.put(overlay, key, record),
+            None => overlay.push(Write::Delete { key: key.as_bytes() }),
+        }
         Ok(MutationOutcome::Swapped { version: index })
     }
 

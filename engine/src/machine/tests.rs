@@ -159,6 +159,51 @@ fn expiry_follows_the_entries_clock_which_never_runs_back() {
 }
 
 #[test]
+fn what_has_expired_is_removed_and_what_was_written_since_is_not() {
+    let mut machine = machine();
+    run(&mut machine, 100, None, &[put_until("gone", "1", 200), put_until("kept", "1", 200)]);
+    run(&mut machine, 100, None, &[put_until("refused", "1", 110), swap("none", Expected::Version(9), None)]);
+    run(&mut machine, 150, None, &[put_until("kept", "2", 900), put_until("swapped", "1", 160)]);
+    run(&mut machine, 170, None, &[swap("swapped", Expected::Absent, Some("2"))]);
+    let stored = |machine: &Machine| {
+        let page = machine.engine().scan(&[], &[0xff], usize::MAX, usize::MAX).expect("scan");
+        let is_due = |key: &Bytes| key.starts_with(&[META_TAG, b'e']);
+        let due = page.items.iter().filter(|(key, _)| is_due(key)).count();
+        let data = page.items.iter().filter(|(key, _)| key[0] != META_TAG);
+        let names = data.map(|(key, _)| String::from_utf8_lossy(&key[4..]).into_owned());
+        (names.collect::<Vec<_>>(), due)
+    };
+    assert_eq!(stored(&machine), (["gone", "kept", "swapped"].map(str::to_owned).to_vec(), 4));
+    // Nothing is removed but at the entries where the log says so, also after a restart.
+    let mut machine = Machine::open(Arc::clone(machine.engine()), founders()).expect("a restart");
+    for index in 5..=SWEEP_EVERY {
+        assert_eq!(stored(&machine).1, 4, "before entry {index}");
+        run(&mut machine, 500, None, &[put("other", "1")]);
+    }
+    assert_eq!(stored(&machine), (["kept", "other", "swapped"].map(str::to_owned).to_vec(), 1));
+    assert_eq!(read(&machine, "kept", 500), Some(("2".to_owned(), 3)));
+    assert_eq!(read(&machine, "swapped", 500), Some(("2".to_owned(), 4)));
+    assert_eq!(
+        one(&mut machine, swap("gone", Expected::Absent, Some("3"))),
+        MutationOutcome::Swapped { version: SWEEP_EVERY + 1 }
+    );
+    // More at a time than one sweep takes: the next go on.
+    for index in machine.applied().index + 1..=3 * SWEEP_EVERY {
+        let keys: Vec<String> = (0..4).map(|at| format!("many{index}-{at}")).collect();
+        let puts: Vec<_> = keys.iter().map(|key| put_until(key, "1", 600)).collect();
+        run(&mut machine, 500, None, &puts);
+    }
+    for round in 0..6 {
+        let many = stored(&machine).1;
+        assert!(many <= 1 || round < 5, "{many} left in round {round}");
+        for _ in 0..SWEEP_EVERY {
+            run(&mut machine, 800, None, &[]);
+        }
+    }
+    assert_eq!(stored(&machine), (["gone", "kept", "other", "swapped"].map(str::to_owned).to_vec(), 1));
+}
+
+#[test]
 fn a_retry_is_answered_and_not_applied_also_after_a_restart() {
     let mut machine = machine();
     let first = run(&mut machine, 1, stamp(9, 1, 0), &[swap("a", Expected::Absent, Some("1"))]);

@@ -222,10 +222,19 @@ fn everything(engine: &dyn StorageEngine) -> Vec<(Bytes, Bytes)> {
     engine.scan(&[], &[0xff], usize::MAX, usize::MAX).expect("scan").items
 }
 
+/// Often, so that random logs see it.
+const SWEEP_EVERY: u64 = 5;
+
+fn open(engine: &Arc<dyn StorageEngine>) -> Machine {
+    let machine = Machine::open_with_limits(Arc::clone(engine), founders(), LIMITS).expect("a machine");
+    machine.sessions.check_invariants();
+    Machine { sweep_every: SWEEP_EVERY, ..machine }
+}
+
 /// Applies the log in batches of the given sizes, with a restart after each batch marked so.
 fn replay(log: &[MachineEntry], cuts: &[(usize, bool)]) -> (Machine, Vec<(u64, Outcome)>) {
     let engine: Arc<dyn StorageEngine> = Arc::new(MemEngine::new());
-    let mut machine = Machine::open_with_limits(Arc::clone(&engine), founders(), LIMITS).expect("a machine");
+    let mut machine = open(&engine);
     let mut outcomes = Vec::new();
     let mut rest = log;
     let mut cuts = cuts.iter().cycle();
@@ -235,8 +244,7 @@ fn replay(log: &[MachineEntry], cuts: &[(usize, bool)]) -> (Machine, Vec<(u64, O
         outcomes.extend(machine.apply(batch).expect("apply").outcomes);
         machine.sessions.check_invariants();
         if *restart {
-            machine = Machine::open_with_limits(Arc::clone(&engine), founders(), LIMITS).expect("a restart");
-            machine.sessions.check_invariants();
+            machine = open(&engine);
         }
         rest = later;
     }
@@ -245,9 +253,12 @@ fn replay(log: &[MachineEntry], cuts: &[(usize, bool)]) -> (Machine, Vec<(u64, O
 
 fn assert_data(machine: &Machine, naive: &Naive) {
     let stored = contents(machine.engine().as_ref());
+    // What has expired may be there still or not: nobody can see it.
+    let is_visible = |expiry_ms: u64| expiry_ms == 0 || naive.clock_ms < expiry_ms;
     let expected: BTreeMap<_, _> = naive
         .data
         .iter()
+        .filter(|(_, held)| is_visible(held.expiry_ms))
         .map(|(key, held)| {
             let key = crate::command::StoredKeyBuf::new(0, 42, &[*key]).as_bytes().to_vec();
             (key, (held.value, held.version, held.expiry_ms))
@@ -257,7 +268,8 @@ fn assert_data(machine: &Machine, naive: &Naive) {
         let record = Record::parse(record).expect("a record");
         (record.value()[0], record.version(), record.expiry_ms())
     };
-    let found: BTreeMap<_, _> = stored.iter().map(|(key, record)| (key.clone(), read(record))).collect();
+    let found = stored.iter().map(|(key, record)| (key.clone(), read(record)));
+    let found: BTreeMap<_, _> = found.filter(|(_, (_, _, expiry_ms))| is_visible(*expiry_ms)).collect();
     assert_eq!(found, expected);
 }
 
