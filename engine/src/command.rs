@@ -1,12 +1,13 @@
-//! What the payload of a Raft entry says: a leader-stamped command of one or more mutations.
+//! What the payload of a Raft entry says: a leader-stamped command of one or more mutations, or a program of commands
+//! ([`encode_program`]) that the state machine executes.
 //!
 //! The leader encodes a command once ([`encode`]); every replica reads it in place ([`decode`]). The
 //! layout is chosen so that apply copies nothing: the key already stands in its stored form and the
 //! value already has its stored header in front, so both are slices of the payload.
 //!
 //! ```text
-//! payload  = header session? op*                                    all integers little-endian
-//! header   = format u8 | flags u8 (bit 0: session) | reserved u16 | op count u32
+//! payload  = header session? op*  or  header program               all integers little-endian
+//! header   = format u8 | flags u8 (bit 0: session, bit 1: program) | reserved u16 | op count u32
 //!          | time_ms u64 | version u64                                                 24 bytes
 //! session  = client u64 | sequence u64 | acked_below u64                               24 bytes
 //! op       = kind u8 | expected u8 | has_new u8 | reserved u8
@@ -23,12 +24,14 @@
 mod decode;
 mod encode;
 mod key;
+mod program;
 mod record;
 
 pub use decode::{DecodeError, Ops, decode};
 pub use encode::encode;
 pub use key::{KeyError, META_TAG, STORED_KEY_PREFIX_BYTES, StoredKey, StoredKeyBuf, slot_range_end};
 pub(crate) use key::{SESSION_RANGE, session_client, session_key};
+pub use program::{NewCommand, NewWatched, Program, Watched, encode_program, program_bytes};
 pub use record::{RECORD_HEADER_BYTES, Record, RecordError, ValueKind};
 
 /// The client session a write belongs to; retries carry the same client and sequence (thesis §6.3).
@@ -147,11 +150,13 @@ pub struct Command<'a> {
     pub version: u64,
     /// The session of the write, if the client wants it deduplicated.
     pub session: Option<Session>,
+    /// What it is instead of mutations.
+    pub program: Option<Program<'a>>,
     ops: Ops<'a>,
 }
 
 impl<'a> Command<'a> {
-    /// The mutations, in the order they were given.
+    /// The mutations, in the order they were given; none of a program.
     pub fn ops(&self) -> Ops<'a> {
         self.ops.clone()
     }
@@ -160,6 +165,8 @@ impl<'a> Command<'a> {
 /// The only layout known so far.
 const FORMAT: u8 = 1;
 const FLAG_SESSION: u8 = 1;
+/// Commands follow instead of mutations. A program has no session.
+const FLAG_PROGRAM: u8 = 2;
 const HEADER_BYTES: usize = 24;
 const SESSION_BYTES: usize = 24;
 const OP_HEADER_BYTES: usize = 16;

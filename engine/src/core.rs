@@ -33,6 +33,7 @@ mod handover;
 mod inspect;
 mod membership;
 mod peers;
+mod programs;
 mod replicas;
 mod requests;
 mod sleep;

@@ -20,11 +20,13 @@ mod expiry;
 pub(crate) mod membership;
 mod outcome;
 mod overlay;
+mod program;
 mod read;
 mod session;
 
 use std::sync::Arc;
 
+use bumpalo::Bump;
 use bytes::Bytes;
 use raft::confchange::changed;
 use raft::mutation::{self, Mutation};
@@ -36,8 +38,11 @@ use crate::store::{Applied, Lookup, ReadTier, StorageEngine, StoreError, Write, 
 
 pub use membership::ConfStateCorrupt;
 pub use outcome::{MutationOutcome, Outcome};
+pub(crate) use program::{Budgeted, Halt, ReadBudget, Replies, run_command};
+pub(crate) use read::visible;
 pub use read::{
-    ReadError, ReadValue, ScanItem, ScanPosition, ScanValues, StoredValue, read_value, scan_values,
+    ReadError, ReadValue, ScanItem, ScanPosition, ScanValues, StoredValue, count_stored, read_value,
+    scan_values,
 };
 pub use session::{SessionCorrupt, SessionLimits};
 
@@ -152,7 +157,14 @@ pub struct Machine {
     sweep_every: u64,
     /// Session records of the batch being applied; kept for its capacity.
     scratch: Vec<u8>,
+    /// Keys and records that programs write in the batch being applied; kept for its capacity.
+    arena: Bump,
 }
+
+/// A batch ends after the entry by which programs have written so much: it is in memory until then.
+const ARENA_BYTES_MAX: usize = 16 << 20;
+/// What is kept of the arena between batches.
+const ARENA_KEPT_BYTES_MAX: usize = 1 << 20;
 
 /// Part of the state machine: replicas that differ here diverge.
 const SWEEP_EVERY: u64 = 64;
@@ -200,6 +212,7 @@ impl Machine {
             expiries,
             sweep_every: SWEEP_EVERY,
             scratch: Vec::new(),
+            arena: Bump::new(),
         })
     }
 
@@ -263,6 +276,23 @@ impl Machine {
         swept: &[Bytes],
         outcomes: &mut Vec<(u64, Outcome)>,
     ) -> Result<usize, ApplyError> {
+        let mut arena = std::mem::take(&mut self.arena);
+        let count = self.apply_over(&arena, entries, swept, outcomes)?;
+        if arena.allocated_bytes() > ARENA_KEPT_BYTES_MAX {
+            arena = Bump::new();
+        }
+        arena.reset();
+        self.arena = arena;
+        Ok(count)
+    }
+
+    fn apply_over(
+        &mut self,
+        arena: &Bump,
+        entries: &[MachineEntry],
+        swept: &[Bytes],
+        outcomes: &mut Vec<(u64, Outcome)>,
+    ) -> Result<usize, ApplyError> {
         let mut overlay = Overlay::with_capacity(swept.len() + entries.len() + 2);
         let clock_before = self.clock_ms;
         overlay.begin_command();
@@ -275,10 +305,11 @@ impl Machine {
                 entry.index,
                 self.applied.index
             );
-            if count > 0 && self.is_sweep_before(entry.index) {
+            let is_full = arena.allocated_bytes() > ARENA_BYTES_MAX;
+            if count > 0 && (is_full || self.is_sweep_before(entry.index)) {
                 break;
             }
-            let outcome = self.apply_entry(&mut overlay, entry)?;
+            let outcome = self.apply_entry(&mut overlay, arena, entry)?;
             if entry.want_outcome {
                 outcomes.push((entry.index, outcome.expect("an outcome that is wanted is computed")));
             }
@@ -323,6 +354,7 @@ impl Machine {
     fn apply_entry<'a>(
         &mut self,
         overlay: &mut Overlay<'a>,
+        arena: &'a Bump,
         entry: &'a MachineEntry,
     ) -> Result<Option<Outcome>, ApplyError> {
         let index = entry.index;
@@ -340,6 +372,14 @@ impl Machine {
             return Err(ApplyError::Version { index, version: command.version });
         }
         self.clock_ms = self.clock_ms.max(command.time_ms);
+        if let Some(program) = &command.program {
+            let context = program::Context {
+                engine: self.engine.as_ref(),
+                clock_ms: self.clock_ms,
+                expiries: &mut self.expiries,
+            };
+            return program::execute(context, overlay, arena, entry, program).map(Some);
+        }
         let Some(session) = command.session else {
             return self.execute(overlay, index, &command, entry.want_outcome);
         };

@@ -22,11 +22,12 @@ use crate::replica_id;
 use crate::store::StorageEngine;
 
 mod log;
+mod program;
 mod propose;
 mod read;
 
 pub use log::WalLog;
-pub(crate) use propose::{Admit, compaction_index};
+pub(crate) use propose::{Admit, Change, compaction_index, program_bytes};
 pub(crate) use read::{Budget, Clock, Query, ReadRequest};
 pub use read::{ReadDone, ReadTask};
 
@@ -57,10 +58,13 @@ pub(crate) enum Shape {
     Puts(usize),
     /// So many mutations, some of which depend on the state.
     Mixed(usize),
+    /// A program: what it answers is known when it is applied.
+    Program,
 }
 
 impl Shape {
-    fn of(mutations: &[Mutation]) -> Shape {
+    fn of(change: &Change<'_>) -> Shape {
+        let Change::Mutations { mutations, .. } = change else { return Shape::Program };
         if mutations.iter().all(|mutation| matches!(mutation, Mutation::Put { .. })) {
             Shape::Puts(mutations.len())
         } else {

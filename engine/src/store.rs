@@ -13,8 +13,8 @@
 //! - Reads see every `apply` that returned before they began.
 //!
 //! Thread use: `apply`, `install_checkpoint` and `destroy` belong to the apply thread (one caller at a
-//! time); everything else may be called from any thread. `get` and `multi_get` with
-//! [`ReadTier::Memory`] never wait for a disk and may run on an executor; the rest may block.
+//! time); everything else may be called from any thread. `get` and `read_consistently`
+//! with [`ReadTier::Memory`] never wait for a disk and may run on an executor; the rest may block.
 
 #[cfg(test)]
 pub(crate) mod conformance;
@@ -86,6 +86,9 @@ pub enum Lookup {
     /// Memory alone cannot tell; ask again with [`ReadTier::All`] from a thread that may block.
     NotInMemory,
 }
+
+/// A lookup over one view of an engine: see [`StorageEngine::read_consistently`].
+pub type Look<'a> = dyn Fn(&[u8], ReadTier) -> Result<Lookup, StoreError> + 'a;
 
 /// The items of one scan.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -234,8 +237,9 @@ pub trait StorageEngine: Send + Sync {
     /// Looks `key` up.
     fn get(&self, key: &[u8], tier: ReadTier) -> Result<Lookup, StoreError>;
 
-    /// Looks all `keys` up; the answers come in the order of the keys. Not one snapshot.
-    fn multi_get(&self, keys: &[&[u8]], tier: ReadTier) -> Result<Vec<Lookup>, StoreError>;
+    /// Calls `read` once with a lookup over one consistent view: it sees every `apply` whole or not at all, and all its
+    /// lookups see the same. What it holds back is not freed meanwhile, so it should not take long.
+    fn read_consistently(&self, read: &mut dyn FnMut(&Look<'_>)) -> Result<(), StoreError>;
 
     /// The items of `[start, end)` in key order, at most `limit` of them and at most about `bytes_max`
     /// bytes of keys and values, though always one if there is any and `limit` is not 0. One consistent

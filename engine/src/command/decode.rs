@@ -5,9 +5,9 @@ use thiserror::Error;
 use super::key::{KeyError, StoredKey};
 use super::record::{Record, RecordError};
 use super::{
-    Command, EXPECTED_ABSENT, EXPECTED_NONE, EXPECTED_VALUE, EXPECTED_VERSION, Expected, FLAG_SESSION,
-    FORMAT, HEADER_BYTES, KIND_COMPARE_AND_SWAP, KIND_DELETE, KIND_PUT, OP_HEADER_BYTES, Op, SESSION_BYTES,
-    Session,
+    Command, EXPECTED_ABSENT, EXPECTED_NONE, EXPECTED_VALUE, EXPECTED_VERSION, Expected, FLAG_PROGRAM,
+    FLAG_SESSION, FORMAT, HEADER_BYTES, KIND_COMPARE_AND_SWAP, KIND_DELETE, KIND_PUT, OP_HEADER_BYTES, Op,
+    SESSION_BYTES, Session,
 };
 
 /// Why a payload is not a command. The log is checksummed, so this is a bug or a newer version's entry;
@@ -93,7 +93,7 @@ pub fn decode(payload: &[u8]) -> Result<Command<'_>, DecodeError> {
     if header[0] != FORMAT {
         return Err(DecodeError::Format { found: header[0] });
     }
-    if header[1] & !FLAG_SESSION != 0 {
+    if !matches!(header[1], 0 | FLAG_SESSION | FLAG_PROGRAM) {
         return Err(DecodeError::Flags { found: header[1] });
     }
     if header[2..4] != [0, 0] {
@@ -112,13 +112,19 @@ pub fn decode(payload: &[u8]) -> Result<Command<'_>, DecodeError> {
             acked_below: u64_at(session, 16),
         })
     };
-    let ops = Ops { payload, at: cursor.at, remaining: count };
-    for op in 0..length(count) {
-        let decoded = cursor.take_op(op)?;
-        check_version(op, &decoded, version)?;
+    let mut ops = Ops { payload, at: cursor.at, remaining: count };
+    let mut program = None;
+    if header[1] & FLAG_PROGRAM == 0 {
+        for op in 0..length(count) {
+            let decoded = cursor.take_op(op)?;
+            check_version(op, &decoded, version)?;
+        }
+    } else {
+        program = Some(cursor.take_program(count)?);
+        ops.remaining = 0;
     }
     match payload.len() - cursor.at {
-        0 => Ok(Command { time_ms, version, session, ops }),
+        0 => Ok(Command { time_ms, version, session, program, ops }),
         bytes => Err(DecodeError::Trailing { bytes }),
     }
 }
@@ -165,13 +171,13 @@ fn check_version(op: usize, decoded: &Op<'_>, expected: u64) -> Result<(), Decod
 }
 
 /// Where reading stands.
-struct Cursor<'a> {
-    payload: &'a [u8],
-    at: usize,
+pub(super) struct Cursor<'a> {
+    pub(super) payload: &'a [u8],
+    pub(super) at: usize,
 }
 
 impl<'a> Cursor<'a> {
-    fn take(&mut self, bytes: usize, part: &'static str) -> Result<&'a [u8], DecodeError> {
+    pub(super) fn take(&mut self, bytes: usize, part: &'static str) -> Result<&'a [u8], DecodeError> {
         let rest = &self.payload[self.at..];
         if rest.len() < bytes {
             return Err(DecodeError::Truncated { part, at: self.at, needed: bytes - rest.len() });
@@ -180,7 +186,10 @@ impl<'a> Cursor<'a> {
         Ok(&rest[..bytes])
     }
 
-    fn take_array<const N: usize>(&mut self, part: &'static str) -> Result<&'a [u8; N], DecodeError> {
+    pub(super) fn take_array<const N: usize>(
+        &mut self,
+        part: &'static str,
+    ) -> Result<&'a [u8; N], DecodeError> {
         let bytes = self.take(N, part)?;
         Ok(bytes.first_chunk().expect("take gives as many bytes as asked for"))
     }
@@ -236,17 +245,17 @@ fn parse_expected(kind: u8, bytes: &[u8]) -> Result<Option<Expected<'_>>, &'stat
     }
 }
 
-fn length(value: u32) -> usize {
+pub(super) fn length(value: u32) -> usize {
     usize::try_from(value).expect("x86-64 addresses 32 bits")
 }
 
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
+pub(super) fn u32_at(bytes: &[u8], at: usize) -> u32 {
     let mut word = [0; 4];
     word.copy_from_slice(&bytes[at..at + 4]);
     u32::from_le_bytes(word)
 }
 
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
+pub(super) fn u64_at(bytes: &[u8], at: usize) -> u64 {
     let mut word = [0; 8];
     word.copy_from_slice(&bytes[at..at + 8]);
     u64::from_le_bytes(word)

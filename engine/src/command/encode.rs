@@ -123,6 +123,6 @@ fn put_record(payload: &mut BytesMut, version: u64, value: &NewValue<'_>) {
     payload.put_slice(value.data);
 }
 
-fn length(value: usize) -> u32 {
+pub(super) fn length(value: usize) -> u32 {
     u32::try_from(value).expect("a length inside a payload fits 32 bits: limits are checked at the door")
 }

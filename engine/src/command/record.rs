@@ -60,6 +60,11 @@ impl<'a> Record<'a> {
         Ok(Self(bytes))
     }
 
+    /// The header of a plain value, to be stored in front of it.
+    pub fn header(flags: u8, expiry_ms: u64, version: u64) -> [u8; RECORD_HEADER_BYTES] {
+        header(flags, expiry_ms, version)
+    }
+
     /// Header and value, exactly what is stored.
     pub fn as_bytes(self) -> &'a [u8] {
         self.0

@@ -3,15 +3,16 @@
 
 use net::map::ShardInfo;
 use net::protocol::{
-    Answer, Expected, Mutation, Op, Oversize, ReadConsistency, Refusal, Reply, Request, SESSION_WINDOW,
-    SessionStamp,
+    Access, Answer, Expected, Mutation, Op, Oversize, ReadConsistency, Refusal, Reply, Request,
+    SESSION_WINDOW, SessionStamp,
 };
 use net::slot::slot_of;
 use raft::Nanos;
 
+use super::programs::compact;
 use super::{Core, Effect, Origin, usize_of};
 use crate::placement::{META_SHARD, core_of};
-use crate::replica::{Admit, Clock, Query, ReadRequest};
+use crate::replica::{Admit, Change, Clock, Query, ReadRequest};
 
 impl Core {
     /// Takes a request in.
@@ -62,23 +63,14 @@ impl Core {
                 check_session(session.as_ref())?;
                 self.admit_write()?;
                 let slots = self.check_mutations(request.shard, mutations)?;
-                let write = Admit {
-                    origin,
-                    request: request.id,
+                let change = Change::Mutations {
                     namespace,
                     session: *session,
                     consistency: *consistency,
                     mutations,
                     slots: &slots,
-                    epoch: self.map.epoch,
-                    wall_ms: self.wall_ms,
-                    deadline: self.deadline(),
                 };
-                let replica = self.replicas[usize_of(request.shard)].as_mut().expect("hosted here");
-                self.inflight_bytes += replica.propose(&write, &mut self.effects)?;
-                self.note_awake(request.shard);
-                self.touch(request.shard);
-                return Ok(());
+                return self.write(origin, request, change);
             }
             Op::Get { key, consistency } => {
                 let slot = self.check_key(request.shard, key)?;
@@ -100,8 +92,24 @@ impl Core {
                 };
                 (query, *consistency)
             }
-            Op::Execute { .. } | Op::Count { .. } => {
-                return Err(Refusal::Invalid { why: "not understood by this node".to_owned() });
+            Op::Execute { program, consistency: Access::Write(_) } => {
+                self.admit_write()?;
+                self.check_program(request.shard, program, true)?;
+                let value_bytes_max = u32::try_from(self.config.value_bytes_max).unwrap_or(u32::MAX);
+                return self.write(origin, request, Change::Program { program, value_bytes_max });
+            }
+            Op::Execute { program, consistency: Access::Read(consistency) } => {
+                let is_light = self.check_program(request.shard, program, false)?;
+                let value_bytes_max = usize::try_from(self.config.value_bytes_max).expect("64-bit machine");
+                (Query::Program { program: compact(program), is_light, value_bytes_max }, *consistency)
+            }
+            Op::Count { first_slot, last_slot, consistency } => {
+                let (first, last) = self.slots(request.shard);
+                let slots = ((*first_slot).max(first), (*last_slot).min(last));
+                if slots.0 > slots.1 {
+                    return Err(Refusal::WrongShard { epoch: self.map.epoch });
+                }
+                (Query::Count { namespace, slots }, *consistency)
             }
             Op::Admin(op) => {
                 let answer = self.administer(request.shard, *op)?;
@@ -111,6 +119,22 @@ impl Core {
             Op::ClusterMap | Op::Status => unreachable!("answered before"),
         };
         self.read(origin, request, query, consistency)
+    }
+
+    fn write(&mut self, origin: Origin, request: &Request, change: Change<'_>) -> Result<(), Refusal> {
+        let write = Admit {
+            origin,
+            request: request.id,
+            change,
+            epoch: self.map.epoch,
+            wall_ms: self.wall_ms,
+            deadline: self.deadline(),
+        };
+        let replica = self.replicas[usize_of(request.shard)].as_mut().expect("hosted here");
+        self.inflight_bytes += replica.propose(&write, &mut self.effects)?;
+        self.note_awake(request.shard);
+        self.touch(request.shard);
+        Ok(())
     }
 
     fn read(
@@ -206,7 +230,7 @@ impl Core {
     }
 
     /// The slot of a key, if the key is within the limit and the slot within the shard.
-    fn check_key(&self, shard: u32, key: &[u8]) -> Result<u16, Refusal> {
+    pub(super) fn check_key(&self, shard: u32, key: &[u8]) -> Result<u16, Refusal> {
         if len64(key) > self.config.key_bytes_max {
             return Err(Refusal::TooLarge { what: Oversize::Key, limit: self.config.key_bytes_max });
         }
@@ -239,7 +263,7 @@ fn check_session(stamp: Option<&SessionStamp>) -> Result<(), Refusal> {
 /// Slots of the mutations of one write: on the stack for the common single one.
 type SlotsOf = smallvec::SmallVec<[u16; 4]>;
 
-fn len64(bytes: &[u8]) -> u64 {
+pub(super) fn len64(bytes: &[u8]) -> u64 {
     u64::try_from(bytes.len()).expect("64-bit machine")
 }
 

@@ -1,4 +1,6 @@
-//! What became of a command, mutation by mutation.
+//! What became of a command, mutation by mutation, or of a program.
+
+use bytes::Bytes;
 
 /// What became of one mutation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +40,9 @@ pub enum Outcome {
     /// The session has forgotten this sequence: the write was not applied now, and whether it was
     /// applied before cannot be told.
     SessionExpired,
+    /// Of a program: the replies of its commands as RESP3 values, one after the other, empty where nobody wants them;
+    /// `None`: a watched key has changed, and nothing was done.
+    Executed(Option<Bytes>),
 }
 
 impl Outcome {
@@ -56,12 +61,12 @@ impl Outcome {
         Self::Batch(all.into())
     }
 
-    /// The mutations' outcomes, in order; none for an expired session.
+    /// The mutations' outcomes, in order; none for an expired session or a program.
     pub fn mutations(&self) -> &[MutationOutcome] {
         match self {
             Self::One(outcome) => std::slice::from_ref(outcome),
             Self::Batch(outcomes) => outcomes,
-            Self::SessionExpired => &[],
+            Self::SessionExpired | Self::Executed(_) => &[],
         }
     }
 }

@@ -7,6 +7,7 @@ use crate::command::{
     KeyError, RECORD_HEADER_BYTES, Record, RecordError, STORED_KEY_PREFIX_BYTES, StoredKey, StoredKeyBuf,
     slot_range_end,
 };
+use crate::redis::Entry;
 use crate::store::{Lookup, ReadTier, StorageEngine, StoreError};
 
 /// A user's value as read.
@@ -20,6 +21,13 @@ pub struct StoredValue {
     pub expiry_ms: u64,
     /// The index of the entry that wrote it.
     pub version: u64,
+}
+
+impl From<StoredValue> for Entry {
+    fn from(value: StoredValue) -> Self {
+        let StoredValue { data, flags, expiry_ms, version } = value;
+        Self { data, flags, expiry_ms, version }
+    }
 }
 
 /// What a read found.
@@ -124,6 +132,33 @@ pub fn scan_values(
     Ok(ScanValues { items, next })
 }
 
+/// How many items of `namespace` are stored in the slots from the first to the last, both included; expired ones count.
+/// Not one view: what is written meanwhile may count or not. May block, and read all of them.
+pub fn count_stored(
+    engine: &dyn StorageEngine,
+    namespace: u8,
+    (first_slot, last_slot): (u16, u16),
+) -> Result<u64, StoreError> {
+    let end = slot_range_end(namespace, last_slot);
+    let mut from = StoredKeyBuf::new(namespace, first_slot, &[]).as_bytes().to_vec();
+    let mut count = 0;
+    loop {
+        let page = engine.scan(&from, &end, COUNT_PAGE_ITEMS, COUNT_PAGE_BYTES)?;
+        count += u64::try_from(page.items.len()).expect("64-bit machine");
+        match page.items.last() {
+            Some((last, _)) if page.more => {
+                from.clear();
+                from.extend_from_slice(last);
+                from.push(0);
+            }
+            _ => return Ok(count),
+        }
+    }
+}
+
+const COUNT_PAGE_ITEMS: usize = 10_000;
+const COUNT_PAGE_BYTES: usize = 4 << 20;
+
 /// The first position after `key`: the key with a zero byte appended.
 fn successor(key: StoredKey<'_>) -> ScanPosition {
     let mut next = Vec::with_capacity(key.user_key().len() + 1);
@@ -132,7 +167,7 @@ fn successor(key: StoredKey<'_>) -> ScanPosition {
     ScanPosition { slot: key.slot(), key: next.into() }
 }
 
-fn visible(stored: Bytes, now_ms: u64) -> Result<Option<StoredValue>, RecordError> {
+pub(crate) fn visible(stored: Bytes, now_ms: u64) -> Result<Option<StoredValue>, RecordError> {
     let record = Record::parse(&stored)?;
     if !record.is_visible(now_ms) {
         return Ok(None);

@@ -1,14 +1,17 @@
-//! Writes: from a client's mutations to an entry, and from the entry's progress back to the client's answer.
+//! Writes: from a client's mutations, or a program, to an entry, and from the entry's progress back to the client's answer.
 //!
 //! What a write waits for is its consistency (`strong`: committed, and applied where the answer depends on the
 //! state; `leader`: flushed here; `eventual`: nothing).
 
-use net::protocol::{Answer, Mutation, MutationOutcome, Refusal, Reply, SessionStamp, WriteConsistency};
+use net::protocol::{
+    Answer, Mutation, MutationOutcome, Program, Refusal, Reply, SessionStamp, WriteConsistency,
+};
+use net::slot::slot_of;
 use net::types::RequestId;
 use raft::{Index, Nanos, ProposeError};
 
 use super::{Replica, Shape, Waiter};
-use crate::command::{self, KeyPlace};
+use crate::command::{self, KeyPlace, NewCommand, NewWatched};
 use crate::convert;
 use crate::core::{Effect, Origin};
 use crate::machine::Outcome;
@@ -18,16 +21,25 @@ use crate::replica_id;
 pub(crate) struct Admit<'a> {
     pub origin: Origin,
     pub request: RequestId,
-    pub namespace: u8,
-    pub session: Option<SessionStamp>,
-    pub consistency: WriteConsistency,
-    pub mutations: &'a [Mutation],
-    /// Slot of each mutation's key.
-    pub slots: &'a [u16],
+    pub change: Change<'a>,
     /// Epoch of this node's map.
     pub epoch: u64,
     pub wall_ms: u64,
     pub deadline: Nanos,
+}
+
+/// What a write is to do.
+pub(crate) enum Change<'a> {
+    Mutations {
+        namespace: u8,
+        session: Option<SessionStamp>,
+        consistency: WriteConsistency,
+        mutations: &'a [Mutation],
+        /// Slot of each mutation's key.
+        slots: &'a [u16],
+    },
+    /// Answered when applied, whatever its consistency: its replies depend on the state.
+    Program { program: &'a Program, value_bytes_max: u32 },
 }
 
 impl Replica {
@@ -40,7 +52,7 @@ impl Replica {
         // This node's clock may be behind a former leader's, or step back; the stamps of entries do not.
         self.time_ms = self.time_ms.max(write.wall_ms);
         let version = self.raft.next_index().0;
-        let payload = encode(write, self.time_ms, version);
+        let payload = encode(&write.change, self.time_ms, version);
         let bytes = u64::try_from(payload.len()).expect("a command fits the address space");
         let (_, index) = self.raft.propose(payload).map_err(|error| match error {
             ProposeError::NotLeader { .. } => self.not_leader(write.epoch),
@@ -53,12 +65,16 @@ impl Replica {
             index,
             origin: write.origin,
             request: write.request,
-            shape: Shape::of(write.mutations),
+            shape: Shape::of(&write.change),
             deadline: write.deadline,
         };
+        let Change::Mutations { session, consistency, .. } = &write.change else {
+            self.on_apply.push_back(waiter);
+            return Ok(bytes);
+        };
         let puts = matches!(waiter.shape, Shape::Puts(_));
-        let retry = write.session.is_some_and(|session| session.retry);
-        match write.consistency {
+        let retry = session.is_some_and(|session| session.retry);
+        match consistency {
             // What a retry did is known only to the state machine, which may have executed an earlier attempt.
             _ if puts && retry => self.on_apply.push_back(waiter),
             WriteConsistency::Strong if puts => self.on_commit.push_back(waiter),
@@ -137,16 +153,40 @@ impl Replica {
 }
 
 /// Encodes a write for the log. One allocation and one copy of the value, where there is one mutation.
-fn encode(write: &Admit<'_>, time_ms: u64, version: u64) -> bytes::Bytes {
-    let session = write.session.map(convert::session);
-    let one =
-        |mutation, slot| convert::mutation(mutation, KeyPlace { namespace: write.namespace, slot }, time_ms);
-    if let ([mutation], [slot]) = (write.mutations, write.slots) {
+fn encode(change: &Change<'_>, time_ms: u64, version: u64) -> bytes::Bytes {
+    let (namespace, session, mutations, slots) = match change {
+        Change::Mutations { namespace, session, mutations, slots, .. } => {
+            (*namespace, session.map(convert::session), *mutations, *slots)
+        }
+        Change::Program { program, value_bytes_max } => {
+            let (watched, commands) = (watched(program), commands(program));
+            return command::encode_program(time_ms, version, *value_bytes_max, watched, commands);
+        }
+    };
+    let one = |mutation, slot| convert::mutation(mutation, KeyPlace { namespace, slot }, time_ms);
+    if let ([mutation], [slot]) = (mutations, slots) {
         return command::encode(time_ms, version, session, &[one(mutation, *slot)]);
     }
     let mutations: Vec<command::Mutation<'_>> =
-        write.mutations.iter().zip(write.slots).map(|(mutation, slot)| one(mutation, *slot)).collect();
+        mutations.iter().zip(slots).map(|(mutation, slot)| one(mutation, *slot)).collect();
     command::encode(time_ms, version, session, &mutations)
+}
+
+/// How long the entry of a program will be.
+pub(crate) fn program_bytes(program: &Program) -> usize {
+    command::program_bytes(watched(program), commands(program))
+}
+
+fn watched(program: &Program) -> impl ExactSizeIterator<Item = NewWatched<'_>> + Clone {
+    program.watched.iter().map(|it| NewWatched {
+        place: KeyPlace { namespace: it.namespace, slot: slot_of(&it.key) },
+        key: &it.key,
+        version: it.version,
+    })
+}
+
+fn commands(program: &Program) -> impl ExactSizeIterator<Item = NewCommand<'_>> + Clone {
+    program.commands.iter().map(|it| NewCommand { namespace: it.namespace, args: &it.args })
 }
 
 fn accepted(waiter: Waiter) -> Effect {
@@ -154,6 +194,7 @@ fn accepted(waiter: Waiter) -> Effect {
     let outcomes = match waiter.shape {
         Shape::Puts(count) => vec![MutationOutcome::Put { version: index }; count],
         Shape::Mixed(count) => vec![MutationOutcome::Accepted; count],
+        Shape::Program => unreachable!("a program is answered when it is applied"),
     };
     let result = Ok(Answer::Written { index, outcomes });
     Effect::Reply { origin: waiter.origin, reply: Reply { id: waiter.request, result } }

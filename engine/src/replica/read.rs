@@ -7,10 +7,11 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use net::protocol::{self, Answer, ReadConsistency, Refusal, Reply};
+use net::protocol::{self, Answer, Program, ReadConsistency, Refusal, Reply};
 use net::types::{RequestId, Value};
 use raft::{Index, Nanos, ReadError, ReadStart, ReadState};
 
+use super::program::{self, ProgramTask, ReadHalt};
 use super::{Replica, ReplicaId};
 use crate::core::{Effect, Origin};
 use crate::machine::{self, ReadValue, ScanPosition, StoredValue};
@@ -19,9 +20,34 @@ use crate::store::{ReadTier, StorageEngine, StoreError};
 /// What to read. Keys are copies: a request may wait long, and must not pin the buffer it arrived in.
 #[derive(Clone, Debug)]
 pub(crate) enum Query {
-    Get { namespace: u8, slot: u16, key: Bytes },
-    Exists { namespace: u8, slot: u16, key: Bytes },
-    Scan { namespace: u8, slots: (u16, u16), start: Bytes, end: Option<Bytes>, limit: u32, keys_only: bool },
+    Get {
+        namespace: u8,
+        slot: u16,
+        key: Bytes,
+    },
+    Exists {
+        namespace: u8,
+        slot: u16,
+        key: Bytes,
+    },
+    /// A program that only reads. `is_light`: short enough for the executor, if memory holds its keys.
+    Program {
+        program: Program,
+        is_light: bool,
+        value_bytes_max: usize,
+    },
+    Count {
+        namespace: u8,
+        slots: (u16, u16),
+    },
+    Scan {
+        namespace: u8,
+        slots: (u16, u16),
+        start: Bytes,
+        end: Option<Bytes>,
+        limit: u32,
+        keys_only: bool,
+    },
 }
 
 /// A read and where its answer goes.
@@ -42,6 +68,10 @@ impl ReadRequest {
         let keys = match &self.query {
             Query::Get { key, .. } | Query::Exists { key, .. } => key.len(),
             Query::Scan { start, end, .. } => start.len() + end.as_ref().map_or(0, Bytes::len),
+            Query::Program { program, .. } => {
+                program.pieces().map(|piece| piece.len() + std::mem::size_of::<Bytes>()).sum()
+            }
+            Query::Count { .. } => 0,
         };
         u64::try_from(keys).expect("64-bit machine") + OVERHEAD
     }
@@ -68,6 +98,7 @@ impl Budget {
     fn take(&mut self, reply: &Reply) {
         let bytes = match &reply.result {
             Ok(Answer::Value { value: Some(value), .. }) => value.data.len(),
+            Ok(Answer::Executed { replies: Some(replies), .. }) => replies.len(),
             _ => 0,
         };
         let bytes = u64::try_from(bytes).expect("64-bit machine") + ANSWER_OVERHEAD_BYTES;
@@ -104,6 +135,8 @@ pub struct ReadTask {
     pub request: RequestId,
     /// The wall-clock time that decides what has expired.
     pub now_ms: u64,
+    /// What the replica had applied when the task was made.
+    pub applied_index: u64,
     /// How old the answer may be, where the read asked for no guarantee.
     pub freshness: Option<protocol::Freshness>,
     query: Query,
@@ -241,6 +274,7 @@ impl Replica {
             origin: read.origin,
             request: read.request,
             now_ms: clock.wall_ms.max(self.time_ms),
+            applied_index,
             freshness: lag_ms.map(|lag_ms| protocol::Freshness { applied_index, lag_ms }),
             query: read.query,
         };
@@ -306,7 +340,31 @@ impl ReadTask {
             Query::Exists { namespace, slot, key } => self
                 .value(*namespace, *slot, key, tier)?
                 .map(|value| Answer::Exists { exists: value.is_some(), freshness: self.freshness }),
-            Query::Scan { .. } if tier == ReadTier::Memory => return None,
+            Query::Program { is_light: false, .. } if tier == ReadTier::Memory => return None,
+            Query::Program { program, value_bytes_max, .. } => {
+                let task = ProgramTask {
+                    engine: self.engine.as_ref(),
+                    tier,
+                    now_ms: self.now_ms,
+                    value_bytes_max: *value_bytes_max,
+                };
+                let executed = match program::run(&task, program) {
+                    Ok(replies) => Ok(replies),
+                    Err(ReadHalt::NotInMemory) => return None,
+                    Err(ReadHalt::Failed(error)) => Err(failed(&error)),
+                    Err(ReadHalt::Writes) => {
+                        Err(Refusal::Internal { why: "a command that only reads wrote".to_owned() })
+                    }
+                };
+                let (index, freshness) = (self.applied_index, self.freshness);
+                executed.map(|replies| Answer::Executed { index, replies, freshness })
+            }
+            Query::Scan { .. } | Query::Count { .. } if tier == ReadTier::Memory => return None,
+            Query::Count { namespace, slots } => {
+                machine::count_stored(self.engine.as_ref(), *namespace, *slots)
+                    .map(|count| Answer::Counted { count })
+                    .map_err(|error| failed(&error.into()))
+            }
             Query::Scan { namespace, slots, start, end, limit, keys_only } => {
                 self.scan(*namespace, *slots, start, end.as_ref(), *limit, *keys_only)
             }

@@ -200,6 +200,7 @@ impl World {
         let pending = self.workload.clients[client].slots[slot].as_ref().expect("under way");
         let repeatable = match pending.operation.kind {
             Kind::Write(_) => pending.sequence.is_some() || !pending.doubtful,
+            Kind::Program => !pending.doubtful,
             Kind::Read(_) | Kind::Other => true,
         };
         let invoked = pending.invoked;

@@ -15,9 +15,9 @@ use bytes::Bytes;
 use raft::{ConfState, Index, SnapshotMeta, Term};
 
 use super::rng::{Rng, hash_bytes};
-use crate::command::META_TAG;
 use crate::store::{
-    Applied, Lookup, OpenError, ReadTier, ScanPage, StorageEngine, StoreError, StoreStats, Write, WriteSet,
+    Applied, Look, Lookup, OpenError, ReadTier, ScanPage, StorageEngine, StoreError, StoreStats, Write,
+    WriteSet,
 };
 
 /// All of a state machine at one position.
@@ -39,8 +39,6 @@ struct State {
     /// What each write since `durable` replaced, oldest first.
     undo: Vec<(Bytes, Option<Bytes>)>,
     hash: u64,
-    /// Of the users' items alone.
-    data_hash: u64,
     destroyed: bool,
     /// How often, in a million, memory does not have what is looked for.
     cold: u64,
@@ -59,24 +57,15 @@ impl State {
     fn set(&mut self, key: &[u8], value: Option<&[u8]>) -> Option<Bytes> {
         let old = match value {
             Some(value) => {
-                let hash = item_hash(key, value);
-                self.account(key, hash, u64::wrapping_add);
+                self.hash = self.hash.wrapping_add(item_hash(key, value));
                 self.map.insert(Bytes::copy_from_slice(key), Bytes::copy_from_slice(value))
             }
             None => self.map.remove(key),
         };
         if let Some(old) = &old {
-            let hash = item_hash(key, old);
-            self.account(key, hash, u64::wrapping_sub);
+            self.hash = self.hash.wrapping_sub(item_hash(key, old));
         }
         old
-    }
-
-    fn account(&mut self, key: &[u8], hash: u64, change: impl Fn(u64, u64) -> u64) {
-        self.hash = change(self.hash, hash);
-        if key.first() != Some(&META_TAG) {
-            self.data_hash = change(self.data_hash, hash);
-        }
     }
 }
 
@@ -89,7 +78,6 @@ impl SimEngine {
             durable: Applied::default(),
             undo: Vec::new(),
             hash: 0,
-            data_hash: 0,
             destroyed: false,
             cold,
             rng,
@@ -120,11 +108,6 @@ impl SimEngine {
         self.state().hash
     }
 
-    /// Hash of the users' items.
-    pub fn data_hash(&self) -> u64 {
-        self.state().data_hash
-    }
-
     /// A copy of everything.
     pub fn image(&self) -> Image {
         let state = self.state();
@@ -136,7 +119,7 @@ impl SimEngine {
         let mut state = self.state();
         state.undo.clear();
         state.map.clear();
-        (state.hash, state.data_hash) = (0, 0);
+        state.hash = 0;
         for (key, value) in &image.map {
             state.set(key, Some(value));
         }
@@ -189,8 +172,11 @@ impl StorageEngine for SimEngine {
         Ok(state.map.get(key).map_or(Lookup::Missing, |value| Lookup::Found(value.clone())))
     }
 
-    fn multi_get(&self, keys: &[&[u8]], tier: ReadTier) -> Result<Vec<Lookup>, StoreError> {
-        keys.iter().map(|key| self.get(key, tier)).collect()
+    /// Nothing is applied meanwhile: there is one thread.
+    fn read_consistently(&self, read: &mut dyn FnMut(&Look<'_>)) -> Result<(), StoreError> {
+        drop(self.live()?);
+        read(&|key, tier| self.get(key, tier));
+        Ok(())
     }
 
     fn scan(&self, start: &[u8], end: &[u8], limit: usize, bytes_max: usize) -> Result<ScanPage, StoreError> {

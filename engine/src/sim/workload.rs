@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 use net::protocol::{
-    Answer, Expected, Mutation, MutationOutcome, Op, ReadConsistency, Reply, WriteConsistency,
+    Access, Answer, Expected, Mutation, MutationOutcome, Op, Program, ProgramCommand, ReadConsistency, Reply,
+    Watched, WriteConsistency,
 };
 use net::slot::slot_of;
 use net::types::RequestId;
@@ -35,6 +36,8 @@ pub enum Kind {
     Write(WriteConsistency),
     /// A read.
     Read(ReadConsistency),
+    /// A program that writes.
+    Program,
     /// Something whose answer is not checked.
     Other,
 }
@@ -181,7 +184,8 @@ impl Workload {
             }
             48..=62 => self.swap(shard, key, memory),
             63..=64 => self.put_expiring(shard),
-            65..=66 => self.scan(shard),
+            65 => self.scan(shard),
+            66 => self.program(shard),
             67..=82 => read(shard, key, ReadConsistency::Linearizable),
             83..=93 => read(shard, key, ReadConsistency::Follower),
             _ => read(shard, key, ReadConsistency::Stale),
@@ -259,6 +263,40 @@ impl Workload {
         let ttl_ms = Some(self.rng.between(1, 3_000));
         let (_, value) = self.new_value();
         self.write(shard, vec![Mutation::Put { key: slot_twin, value, ttl_ms }], Vec::new())
+    }
+
+    /// Its keys are left out of the history: what it answers must be what the state machine answers to its entry, and
+    /// all replicas must agree on what it changes.
+    fn program(&mut self, shard: u32) -> Operation {
+        let key = self.keys_of(shard)[0].name.clone();
+        let twin = |name: &str| Bytes::from([b"{", &key[..], b"}", name.as_bytes()].concat());
+        let number = self.rng.between(1, 2_000);
+        let names: &[&[&str]] = match self.rng.below(6) {
+            0 => &[&["INCR", "n"]],
+            1 => &[&["APPEND", "a", "#"], &["STRLEN", "a"], &["INCRBY", "n", "#"]],
+            2 => &[&["SET", "e", "#", "PX", "#"], &["PTTL", "e"], &["EXISTS", "a", "e", "n"]],
+            3 => &[&["GETDEL", "a"], &["INCR", "a"]],
+            4 => &[&["RENAME", "a", "n"], &["INCR", "n"], &["INCR", "e"]],
+            _ => &[&["GET", "n"], &["MGET", "a", "e"]],
+        };
+        let arg = |arg: &&str| match *arg {
+            "#" => Bytes::from(number.to_string()),
+            name if name.len() == 1 => twin(name),
+            word => Bytes::copy_from_slice(word.as_bytes()),
+        };
+        let commands =
+            names.iter().map(|args| ProgramCommand { namespace: 0, args: args.iter().map(arg).collect() });
+        let watched =
+            (number % 4 == 0).then(|| Watched { namespace: 0, key: twin("n"), version: number / 4 });
+        let watched = watched.into_iter().collect();
+        let program = Program { slot: slot_of(&key), watched, commands: commands.collect() };
+        let (kind, consistency) = match names[0][0] {
+            "GET" if number % 2 == 0 => (Kind::Other, Access::Read(ReadConsistency::Linearizable)),
+            "GET" => (Kind::Read(ReadConsistency::Stale), Access::Read(ReadConsistency::Stale)),
+            _ => (Kind::Program, Access::Write(WriteConsistency::Strong)),
+        };
+        let op = Op::Execute { program, consistency };
+        Operation { shard, op, actions: Vec::new(), kind, has_session: false }
     }
 
     fn scan(&mut self, shard: u32) -> Operation {
@@ -355,9 +393,13 @@ impl Asked {
     /// Holds a node's answer against what is true at this moment.
     pub fn check(&self, oracle: &Oracle, node: u64, reply: &Reply) -> Verdict {
         match (&reply.result, self.kind) {
-            (Ok(Answer::Written { index, outcomes }), Kind::Write(consistency)) => {
-                let claim =
-                    Claim { shard: self.shard, consistency, index: *index, outcomes: outcomes.clone() };
+            (Ok(answer @ Answer::Written { index, .. }), Kind::Write(consistency)) => {
+                let claim = Claim { shard: self.shard, consistency, index: *index, answer: answer.clone() };
+                oracle.observe_claim(node, &claim)
+            }
+            (Ok(answer @ Answer::Executed { index, .. }), Kind::Program) => {
+                let consistency = WriteConsistency::Strong;
+                let claim = Claim { shard: self.shard, consistency, index: *index, answer: answer.clone() };
                 oracle.observe_claim(node, &claim)
             }
             (Ok(Answer::Value { value, freshness: Some(freshness) }), Kind::Read(ReadConsistency::Stale)) => {

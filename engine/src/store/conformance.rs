@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-use super::{Applied, Lookup, OpenError, ReadTier, StorageEngine, StoreError, Write, WriteSet};
+use super::{Applied, Look, Lookup, OpenError, ReadTier, StorageEngine, StoreError, Write, WriteSet};
 
 /// Opens the engine under test on a folder.
 pub(crate) type Open = fn(&Path) -> Box<dyn StorageEngine>;
@@ -21,7 +21,7 @@ macro_rules! conformance_tests {
         $crate::store::conformance::conformance_tests!($open;
             a_fresh_engine_is_empty, writes_are_seen_in_order, the_position_must_grow,
             a_flush_makes_everything_durable, what_is_reopened_is_a_prefix, scans_respect_their_limits,
-            many_keys_are_answered_in_order, memory_reads_never_lie, values_outlive_what_they_came_from,
+            a_consistent_read_sees_nothing_of_what_is_applied_meanwhile, memory_reads_never_lie, values_outlive_what_they_came_from,
             a_checkpoint_is_installed_whole, a_checkpoint_keeps_its_place, a_bad_checkpoint_changes_nothing,
             a_checkpoint_beside_writes_is_consistent, a_checkpoint_is_looked_into_and_left_as_it_is,
             an_install_leaves_nothing_old_in_memory, readers_beside_an_install_see_one_state, a_destroyed_engine_is_gone,
@@ -44,6 +44,10 @@ type Model = BTreeMap<Vec<u8>, Vec<u8>>;
 
 fn at(index: u64) -> Applied {
     Applied { index, term: index / 3 + 1 }
+}
+
+fn delete(key: &[u8]) -> Write<'_> {
+    Write::Delete { key }
 }
 
 fn put<'a>(key: &'a [u8], value: &'a [u8]) -> Write<'a> {
@@ -182,15 +186,29 @@ pub(crate) fn scans_respect_their_limits(open: Open) {
     assert_eq!(scan(18, 255, NO_LIMIT, NO_LIMIT), (vec![18, 19], false));
 }
 
-pub(crate) fn many_keys_are_answered_in_order(open: Open) {
+pub(crate) fn a_consistent_read_sees_nothing_of_what_is_applied_meanwhile(open: Open) {
     let folder = scratch();
     let engine = open(&folder.path().join("engine"));
     apply(engine.as_ref(), 1, &[put(b"\x01a", b"1"), put(b"\x01c", &[3; 4000])]);
-    let keys: [&[u8]; 4] = [b"\x01c", b"\x01b", b"\x01a", b"\x01c"];
-    let found = engine.multi_get(&keys, ReadTier::All).expect("multi_get");
+    let mut calls = 0;
     let three = Lookup::Found(vec![3; 4000].into());
-    assert_eq!(found, [three.clone(), Lookup::Missing, Lookup::Found("1".into()), three]);
-    assert!(engine.multi_get(&[], ReadTier::All).expect("multi_get").is_empty());
+    let mut read = |look: &Look<'_>| {
+        calls += 1;
+        let look = |key: &[u8]| look(key, ReadTier::All).expect("a lookup");
+        assert_eq!(look(b"\x01a"), Lookup::Found("1".into()));
+        apply(engine.as_ref(), 2, &[put(b"\x01a", b"2"), put(b"\x01b", b"2"), delete(b"\x01c")]);
+        assert_eq!(look(b"\x01a"), Lookup::Found("1".into()));
+        assert_eq!(look(b"\x01b"), Lookup::Missing);
+        assert_eq!(look(b"\x01c"), three);
+    };
+    engine.read_consistently(&mut read).expect("a view");
+    assert_eq!(calls, 1);
+    let mut read = |look: &Look<'_>| {
+        let found = look(b"\x01a", ReadTier::Memory).expect("a lookup");
+        assert!([Lookup::Found("2".into()), Lookup::NotInMemory].contains(&found), "{found:?}");
+        assert_eq!(look(b"\x01c", ReadTier::All).expect("a lookup"), Lookup::Missing);
+    };
+    engine.read_consistently(&mut read).expect("a view");
 }
 
 pub(crate) fn memory_reads_never_lie(open: Open) {
@@ -420,12 +438,14 @@ pub(crate) fn readers_beside_an_install_see_one_state(open: Open) {
         Ok(page.items.into_iter().map(|(_, value)| value.to_vec()).collect())
     };
     let by_key = || -> Result<Vec<Vec<u8>>, StoreError> {
-        let found = engine.multi_get(&keys, ReadTier::All)?;
+        let mut found = Ok(Vec::new());
+        let mut all = |look: &Look<'_>| found = keys.iter().map(|key| look(key, ReadTier::All)).collect();
+        engine.read_consistently(&mut all)?;
         let value = |lookup| match lookup {
             Lookup::Found(value) => value.to_vec(),
             other => panic!("{other:?}"),
         };
-        Ok(found.into_iter().map(value).collect())
+        found.map(|found: Vec<Lookup>| found.into_iter().map(value).collect())
     };
     std::thread::scope(|scope| {
         let readers = [scope.spawn(|| read(&by_scan)), scope.spawn(|| read(&by_key))];
@@ -454,7 +474,7 @@ pub(crate) fn a_destroyed_engine_is_gone(open: Open) {
     let gone = |result: Result<(), StoreError>| assert!(matches!(result, Err(StoreError::Destroyed { .. })));
     gone(engine.apply(&WriteSet { applied: at(2), writes: &[] }));
     gone(engine.get(b"\x01a", ReadTier::Memory).map(drop));
-    gone(engine.multi_get(&[b"\x01a"], ReadTier::All).map(drop));
+    gone(engine.read_consistently(&mut |_| ()));
     gone(engine.scan(ALL.0, ALL.1, 1, 1).map(drop));
     gone(engine.applied().map(drop));
     gone(engine.applied_durable().map(drop));

@@ -22,8 +22,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockW
 use bytes::Bytes;
 
 use super::{
-    Applied, Lookup, OpenError, ReadTier, ScanPage, StorageEngine, StoreError, StoreStats, Write, WriteSet,
-    files,
+    Applied, Look, Lookup, OpenError, ReadTier, ScanPage, StorageEngine, StoreError, StoreStats, Write,
+    WriteSet, files,
 };
 use cow_map::CowMap;
 
@@ -123,10 +123,10 @@ impl StorageEngine for MemEngine {
         Ok(self.read()?.map.get(key).map_or(Lookup::Missing, |value| Lookup::Found(value.clone())))
     }
 
-    fn multi_get(&self, keys: &[&[u8]], _tier: ReadTier) -> Result<Vec<Lookup>, StoreError> {
-        let state = self.read()?;
-        let find = |key: &&[u8]| state.map.get(key).map_or(Lookup::Missing, |v| Lookup::Found(v.clone()));
-        Ok(keys.iter().map(find).collect())
+    fn read_consistently(&self, read: &mut dyn FnMut(&Look<'_>)) -> Result<(), StoreError> {
+        let (map, _) = self.frozen()?;
+        read(&|key, _tier| Ok(map.get(key).map_or(Lookup::Missing, |value| Lookup::Found(value.clone()))));
+        Ok(())
     }
 
     fn scan(&self, start: &[u8], end: &[u8], limit: usize, bytes_max: usize) -> Result<ScanPage, StoreError> {

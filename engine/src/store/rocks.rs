@@ -34,7 +34,7 @@ pub use config::{BlobCompression, RocksConfig};
 pub use shared::RocksShared;
 
 use super::{
-    Applied, Lookup, OpenError, ReadTier, ScanPage, StorageEngine, StoreError, StoreStats, WriteSet,
+    Applied, Look, Lookup, OpenError, ReadTier, ScanPage, StorageEngine, StoreError, StoreStats, WriteSet,
 };
 use folder::Folder;
 use live::Live;
@@ -114,8 +114,9 @@ impl StorageEngine for RocksEngine {
         Live::get(&self.live()?, key, tier)
     }
 
-    fn multi_get(&self, keys: &[&[u8]], tier: ReadTier) -> Result<Vec<Lookup>, StoreError> {
-        Live::multi_get(&self.live()?, keys, tier)
+    fn read_consistently(&self, read: &mut dyn FnMut(&Look<'_>)) -> Result<(), StoreError> {
+        Live::read_consistently(&self.live()?, read);
+        Ok(())
     }
 
     fn scan(&self, start: &[u8], end: &[u8], limit: usize, bytes_max: usize) -> Result<ScanPage, StoreError> {

@@ -1,11 +1,16 @@
 //! Random logs through the machine and through a naive one that knows no batches, overlays or records;
-//! and the same log cut differently, which must leave byte-identical engines.
+//! and the same log cut differently, which must leave byte-identical engines. Programs run over the naive machine's map
+//! as they run over the batch.
 
 use std::collections::BTreeMap;
 
+use net::resp::{self, Version};
+use net::slot::slot_of;
 use proptest::prelude::*;
 
+use super::programs::{LoggedProgram, logged_program};
 use super::*;
+use crate::redis::{self, Entry, Keyspace};
 use crate::store::conformance::contents;
 
 /// Small, so that random logs reach them.
@@ -32,6 +37,8 @@ struct LoggedCommand {
     session: Option<Session>,
     changes: Vec<Change>,
     want_outcome: bool,
+    /// What it is instead.
+    program: Option<LoggedProgram>,
 }
 
 fn change() -> impl Strategy<Value = Change> {
@@ -64,28 +71,33 @@ fn command() -> impl Strategy<Value = LoggedCommand> {
         proptest::option::weighted(0.7, session),
         proptest::collection::vec(change(), 0..5),
         any::<bool>(),
+        proptest::option::weighted(0.4, logged_program()),
     )
-        .prop_map(|(time_ms, session, changes, want_outcome)| LoggedCommand {
+        .prop_map(|(time_ms, session, changes, want_outcome, program)| LoggedCommand {
             time_ms,
             session,
             changes,
             want_outcome,
+            program,
         })
 }
 
 fn entry_of(index: u64, command: &LoggedCommand, want_outcome: bool) -> MachineEntry {
+    if let Some(program) = &command.program {
+        return program.entry(index, command.time_ms, want_outcome);
+    }
     let mutations: Vec<_> = command
         .changes
         .iter()
         .map(|change| match change {
             Change::Put { key, value, expiry_ms } => Mutation::Put {
-                place: PLACE,
+                place: place(*key),
                 key: std::slice::from_ref(key),
                 value: NewValue { data: std::slice::from_ref(value), flags: 0, expiry_ms: *expiry_ms },
             },
-            Change::Delete { key } => Mutation::Delete { place: PLACE, key: std::slice::from_ref(key) },
+            Change::Delete { key } => Mutation::Delete { place: place(*key), key: std::slice::from_ref(key) },
             Change::Swap { key, want, new } => Mutation::CompareAndSwap {
-                place: PLACE,
+                place: place(*key),
                 key: std::slice::from_ref(key),
                 expected: match want {
                     Want::Absent => Expected::Absent,
@@ -100,11 +112,22 @@ fn entry_of(index: u64, command: &LoggedCommand, want_outcome: bool) -> MachineE
     MachineEntry { index, term: 1, kind: EntryKind::Normal, payload, want_outcome }
 }
 
+fn place(key: u8) -> KeyPlace {
+    KeyPlace { namespace: 0, slot: slot_of(&[key]) }
+}
+
 #[derive(Clone, Debug)]
 struct Held {
-    value: u8,
+    value: Bytes,
+    flags: u8,
     version: u64,
     expiry_ms: u64,
+}
+
+impl Held {
+    fn plain(value: u8, version: u64, expiry_ms: u64) -> Held {
+        Held { value: Bytes::copy_from_slice(&[value]), flags: 0, version, expiry_ms }
+    }
 }
 
 type Data = BTreeMap<u8, Held>;
@@ -128,6 +151,9 @@ struct Naive {
 impl Naive {
     fn apply(&mut self, index: u64, command: &LoggedCommand) -> Outcome {
         self.clock_ms = self.clock_ms.max(command.time_ms);
+        if let Some(program) = &command.program {
+            return self.execute_program(index, program);
+        }
         let Some(stamp) = command.session else { return self.execute(index, &command.changes) };
         let place = self.sessions.iter().position(|session| session.client == stamp.client);
         let mut session = match place {
@@ -162,6 +188,22 @@ impl Naive {
         outcome
     }
 
+    fn execute_program(&mut self, index: u64, program: &LoggedProgram) -> Outcome {
+        let mut keys = NaiveKeys { data: &mut self.data, clock_ms: self.clock_ms, index };
+        for (key, ago) in &program.watched {
+            let Ok(found) = keys.get(0, &[*key]);
+            if found.map_or(0, |entry| entry.version) != index.saturating_sub(*ago) {
+                return Outcome::Executed(None);
+            }
+        }
+        let mut replies = bytes::BytesMut::new();
+        for command in &program.commands {
+            let Ok(reply) = redis::execute(&mut keys, 0, command);
+            resp::encode(&reply, Version::Resp3, &mut replies);
+        }
+        Outcome::Executed(Some(replies.freeze()))
+    }
+
     fn execute(&mut self, index: u64, changes: &[Change]) -> Outcome {
         let mut data = self.data.clone();
         let mut outcomes = Vec::new();
@@ -189,7 +231,7 @@ fn change_one(data: &mut Data, clock_ms: u64, index: u64, change: &Change) -> Mu
     };
     match change {
         Change::Put { key, value, expiry_ms } => {
-            data.insert(*key, Held { value: *value, version: index, expiry_ms: *expiry_ms });
+            data.insert(*key, Held::plain(*value, index, *expiry_ms));
             MutationOutcome::Put { version: index }
         }
         Change::Delete { key } => {
@@ -202,18 +244,56 @@ fn change_one(data: &mut Data, clock_ms: u64, index: u64, change: &Change) -> Mu
             let holds = match (want, &current) {
                 (Want::Absent, None) => true,
                 (Want::VersionAgo(ago), Some(held)) => held.version == index.saturating_sub(*ago),
-                (Want::Value(value), Some(held)) => held.value == *value,
+                (Want::Value(value), Some(held)) => held.value[..] == [*value],
                 _ => false,
             };
             if !holds {
                 return MutationOutcome::NotSwapped { current: current.map(|held| held.version) };
             }
             match new {
-                Some(value) => data.insert(*key, Held { value: *value, version: index, expiry_ms: 0 }),
+                Some(value) => data.insert(*key, Held::plain(*value, index, 0)),
                 None => data.remove(key),
             };
             MutationOutcome::Swapped { version: index }
         }
+    }
+}
+
+/// The naive machine's map, as commands see it.
+struct NaiveKeys<'d> {
+    data: &'d mut Data,
+    clock_ms: u64,
+    index: u64,
+}
+
+impl Keyspace for NaiveKeys<'_> {
+    type Error = std::convert::Infallible;
+
+    fn get(&mut self, _: u8, key: &[u8]) -> Result<Option<Entry>, Self::Error> {
+        let visible = |held: &&Held| held.expiry_ms == 0 || self.clock_ms < held.expiry_ms;
+        Ok(self.data.get(&key[0]).filter(visible).cloned().map(|held| {
+            let Held { value: data, flags, version, expiry_ms } = held;
+            Entry { data, flags, expiry_ms, version }
+        }))
+    }
+
+    fn put(&mut self, _: u8, key: &[u8], value: Entry) -> Result<(), Self::Error> {
+        let Entry { data: value, flags, expiry_ms, .. } = value;
+        self.data.insert(key[0], Held { value, flags, version: self.index, expiry_ms });
+        Ok(())
+    }
+
+    fn delete(&mut self, _: u8, key: &[u8]) -> Result<(), Self::Error> {
+        self.data.remove(&key[0]);
+        Ok(())
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.clock_ms
+    }
+
+    fn value_bytes_max(&self) -> usize {
+        super::programs::VALUE_BYTES_MAX
     }
 }
 
@@ -260,16 +340,16 @@ fn assert_data(machine: &Machine, naive: &Naive) {
         .iter()
         .filter(|(_, held)| is_visible(held.expiry_ms))
         .map(|(key, held)| {
-            let key = crate::command::StoredKeyBuf::new(0, 42, &[*key]).as_bytes().to_vec();
-            (key, (held.value, held.version, held.expiry_ms))
+            let key = crate::command::StoredKeyBuf::new(0, place(*key).slot, &[*key]).as_bytes().to_vec();
+            (key, (held.value.to_vec(), held.flags, held.version, held.expiry_ms))
         })
         .collect();
     let read = |record: &Vec<u8>| {
         let record = Record::parse(record).expect("a record");
-        (record.value()[0], record.version(), record.expiry_ms())
+        (record.value().to_vec(), record.flags(), record.version(), record.expiry_ms())
     };
     let found = stored.iter().map(|(key, record)| (key.clone(), read(record)));
-    let found: BTreeMap<_, _> = found.filter(|(_, (_, _, expiry_ms))| is_visible(*expiry_ms)).collect();
+    let found: BTreeMap<_, _> = found.filter(|(_, (_, _, _, expiry_ms))| is_visible(*expiry_ms)).collect();
     assert_eq!(found, expected);
 }
 

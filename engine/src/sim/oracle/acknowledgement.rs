@@ -1,13 +1,12 @@
 //! What a client is told is true when it is told: a `strong` write is committed (and so flushed on a majority), a
 //! `leader` write is on the leader's disk, and the answer is what the state machine answers to that entry.
 
-use net::protocol::{MutationOutcome, WriteConsistency};
+use net::protocol::{Answer, WriteConsistency};
 
 use super::commitment::Commitment;
 use super::reference::Reference;
 use super::{Verdict, violated};
 use crate::convert;
-use net::protocol::Answer;
 
 /// "Your write is done", on its way to a client.
 #[derive(Debug)]
@@ -18,8 +17,8 @@ pub struct Claim {
     pub consistency: WriteConsistency,
     /// The entry that is said to hold the write.
     pub index: u64,
-    /// What is said of the mutations.
-    pub outcomes: Vec<MutationOutcome>,
+    /// What is said.
+    pub answer: Answer,
 }
 
 /// Checks a claim of a node that has the log up to `flushed` on its disk.
@@ -43,11 +42,7 @@ pub fn check(
             }
             let told =
                 reference.outcome(claim.index).cloned().map(|outcome| convert::outcome(claim.index, outcome));
-            let right = match &told {
-                Some(Ok(Answer::Written { outcomes, .. })) => *outcomes == claim.outcomes,
-                _ => false,
-            };
-            if !right {
+            if !matches!(&told, Some(Ok(answer)) if *answer == claim.answer) {
                 let detail = format!("node {node} tells {claim:?}; the state machine says {told:?}");
                 return violated("answers are those of the state machine", detail);
             }

@@ -11,7 +11,7 @@ use raft::{ConfState, Entry};
 use super::super::rng::Rng;
 use super::super::store::SimEngine;
 use super::exactly_once::ExactlyOnce;
-use crate::command::{self, Op};
+use crate::command::{self, Op, Record};
 use crate::core::machine_entry;
 use crate::machine::{Machine, Outcome};
 use crate::store::{Lookup, ReadTier, StorageEngine};
@@ -49,26 +49,29 @@ impl Reference {
         let index = entry.index.0;
         let entry = machine_entry(entry.clone(), true);
         let payload = entry.payload.clone();
-        let before = self.engine.data_hash();
+        // Commands cannot tell what has expired from what is not there, and it is removed at any time.
+        let command = command::decode(&payload);
+        let clock_ms = command.as_ref().map_or(0, |command| command.time_ms).max(self.machine.clock_ms());
+        let ops = || command.iter().flat_map(|command| command.ops());
+        let visible = |engine: &SimEngine| -> Vec<Option<Bytes>> {
+            ops().map(|op| stored(engine, key_of(op)).filter(|it| is_visible(it, clock_ms))).collect()
+        };
+        let before = visible(&self.engine);
         let mut applied = self.machine.apply(&[entry]).map_err(|error| Violation {
             property: "what is committed can be applied",
             detail: error.to_string(),
         })?;
         self.hashes.push(self.engine.hash());
-        let Ok(command) = command::decode(&payload) else { return Ok(()) };
+        let changed = visible(&self.engine) != before;
+        let Ok(command) = &command else { return Ok(()) };
         let Some((_, outcome)) = applied.outcomes.pop() else { return Ok(()) };
-        let changed = self.engine.data_hash() != before;
         if let Some(session) = command.session {
             self.exactly_once.observe(index, &session, &outcome, changed)?;
         }
         for op in command.ops() {
-            let (Op::Put { key, .. } | Op::Delete { key } | Op::CompareAndSwap { key, .. }) = op;
-            let value = match self.engine.get(key.as_bytes(), ReadTier::All) {
-                Ok(Lookup::Found(value)) => Some(value),
-                _ => None,
-            };
-            let past = self.values.entry(Bytes::copy_from_slice(key.as_bytes())).or_default();
-            past.push((index, value));
+            let key = key_of(op);
+            let past = self.values.entry(Bytes::copy_from_slice(key)).or_default();
+            past.push((index, stored(&self.engine, key)));
         }
         self.outcomes.insert(index, outcome);
         Ok(())
@@ -91,4 +94,20 @@ impl Reference {
     pub fn values(&self, stored_key: &[u8]) -> &[(u64, Option<Bytes>)] {
         self.values.get(stored_key).map_or(&[], Vec::as_slice)
     }
+}
+
+fn key_of(op: Op<'_>) -> &[u8] {
+    let (Op::Put { key, .. } | Op::Delete { key } | Op::CompareAndSwap { key, .. }) = op;
+    key.as_bytes()
+}
+
+fn stored(engine: &SimEngine, key: &[u8]) -> Option<Bytes> {
+    match engine.get(key, ReadTier::All) {
+        Ok(Lookup::Found(value)) => Some(value),
+        _ => None,
+    }
+}
+
+fn is_visible(stored: &Bytes, clock_ms: u64) -> bool {
+    Record::parse(stored).is_ok_and(|record| record.is_visible(clock_ms))
 }

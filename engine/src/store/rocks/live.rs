@@ -11,7 +11,9 @@ use rocksdb::{DB, DBPinnableSlice, ErrorKind, ReadOptions, ReadTier as RocksTier
 
 use super::shared::{Corpse, RocksShared};
 use crate::command::META_TAG;
-use crate::store::{Applied, Lookup, OpenError, ReadTier, ScanPage, StoreError, StoreStats, Write, WriteSet};
+use crate::store::{
+    Applied, Look, Lookup, OpenError, ReadTier, ScanPage, StoreError, StoreStats, Write, WriteSet,
+};
 
 /// Where the applied position is kept: index u64, term u64, little-endian.
 const APPLIED_KEY: [u8; 2] = [META_TAG, b'a'];
@@ -145,14 +147,21 @@ impl Live {
         Self::lookup(this, this.database().get_pinned_opt(key, this.tier(tier)))
     }
 
-    pub(super) fn multi_get(
-        this: &Arc<Self>,
-        keys: &[&[u8]],
-        tier: ReadTier,
-    ) -> Result<Vec<Lookup>, StoreError> {
-        // The binding's batched form wants a column family's handle, which a database opened without
-        // naming any has none of.
-        keys.iter().map(|key| Self::get(this, key, tier)).collect()
+    pub(super) fn read_consistently(this: &Arc<Self>, read: &mut dyn FnMut(&Look<'_>)) {
+        let snapshot = this.database().snapshot();
+        let options = |tier| {
+            let mut options = read_options(tier);
+            options.set_snapshot(&snapshot);
+            options
+        };
+        let (memory, all) = (options(RocksTier::BlockCache), options(RocksTier::All));
+        read(&|key, tier| {
+            let options = match tier {
+                ReadTier::Memory => &memory,
+                ReadTier::All => &all,
+            };
+            Self::lookup(this, this.database().get_pinned_opt(key, options))
+        });
     }
 
     pub(super) fn scan(
