@@ -38,6 +38,7 @@ mod replicas;
 mod requests;
 mod sleep;
 mod snapshots;
+mod stages;
 mod status;
 mod turn;
 
@@ -48,6 +49,7 @@ pub use apply::{Applied, ApplyBatch};
 pub use effect::{Effect, Engine, Installed, ReceivedSnapshot, SnapshotOffer, TakenSnapshot};
 pub use event::{Event, Origin};
 pub(crate) use snapshots::Incoming;
+pub use stages::{BUCKETS, Durations, Stages};
 pub use status::{CoreStatus, Counters, ShardStatus};
 
 use crate::placement;
@@ -172,6 +174,7 @@ pub struct Core {
     /// What this turn may still answer.
     budget: Budget,
     counters: Counters,
+    stages: Stages,
     effects: Vec<Effect>,
 }
 
@@ -223,6 +226,7 @@ impl Core {
             inflight_bytes: 0,
             budget: Budget::of_a_turn(),
             counters: Counters::default(),
+            stages: Stages::default(),
             effects: Vec::new(),
         };
         for seed in seeds {

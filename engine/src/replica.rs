@@ -73,11 +73,21 @@ impl Shape {
     }
 }
 
+/// An entry that this replica proposed.
+#[derive(Debug)]
+struct Proposed {
+    index: Index,
+    bytes: u64,
+    at: Nanos,
+}
+
 /// Entries that were handed to the apply lane or wait for it.
 #[derive(Debug, Default)]
 pub(crate) struct ApplyQueue {
     pub entries: VecDeque<Entry>,
     pub bytes: u64,
+    /// Since when the first of `entries` waits.
+    pub since: Nanos,
     /// Whether a task with entries of this replica is under way.
     pub busy: bool,
 }
@@ -151,8 +161,10 @@ pub(crate) struct Replica {
     on_flush: VecDeque<Waiter>,
     on_commit: VecDeque<Waiter>,
     on_apply: VecDeque<Waiter>,
-    /// Bytes of each proposed entry that is not applied yet.
-    proposed: VecDeque<(Index, u64)>,
+    /// Each entry proposed here that is not applied yet.
+    proposed: VecDeque<Proposed>,
+    /// How many of them, from the front, are known committed.
+    proposed_committed: usize,
     reads: read::Reads,
     freshness: read::Freshness,
     /// The latest time this replica knows of: stamped by itself or by an entry it applied. What has expired by it stays
@@ -207,6 +219,7 @@ impl Replica {
             on_commit: VecDeque::new(),
             on_apply: VecDeque::new(),
             proposed: VecDeque::new(),
+            proposed_committed: 0,
             reads: read::Reads::default(),
             freshness: read::Freshness::default(),
             time_ms: 0,
@@ -214,7 +227,10 @@ impl Replica {
     }
 
     /// Entries that Raft says are committed and flushed: they wait for the apply lane.
-    pub fn queue_apply(&mut self, entries: Vec<Entry>) -> u64 {
+    pub fn queue_apply(&mut self, entries: Vec<Entry>, now: Nanos) -> u64 {
+        if self.apply.entries.is_empty() {
+            self.apply.since = now;
+        }
         let bytes: u64 = entries.iter().map(entry_bytes).sum();
         self.apply.bytes += bytes;
         self.apply.entries.extend(entries);
@@ -222,7 +238,7 @@ impl Replica {
     }
 
     /// Takes entries for one task of the apply lane, at least one if there is any and at most about `bytes_max`.
-    pub fn take_apply(&mut self, bytes_max: u64) -> Vec<Entry> {
+    pub fn take_apply(&mut self, bytes_max: u64, now: Nanos) -> Vec<Entry> {
         let mut taken = Vec::with_capacity(self.apply.entries.len().min(256));
         let mut bytes = 0;
         while bytes < bytes_max {
@@ -231,6 +247,7 @@ impl Replica {
             taken.push(entry);
         }
         self.apply.busy = !taken.is_empty();
+        self.apply.since = now;
         taken
     }
 

@@ -2,8 +2,10 @@
 //! at most two tasks under way. While they run, entries gather, so the batches grow with the load and each costs one
 //! wake-up.
 
+use std::collections::VecDeque;
+
 use raft::mutation::{self, Mutation};
-use raft::{Entry, EntryKind, Index};
+use raft::{Entry, EntryKind, Index, Nanos};
 
 use super::{Core, Effect, ReplicaId, usize_of};
 use crate::machine::{MachineEntry, Outcome};
@@ -64,7 +66,8 @@ pub(crate) fn machine_entry(entry: Entry, want_outcome: bool) -> MachineEntry {
 pub(super) struct Lane {
     /// Bytes of entries that are committed but not applied, over all replicas.
     pub queued_bytes: u64,
-    tasks: usize,
+    /// When each task under way was handed out, oldest first: they are done in order.
+    begun: VecDeque<Nanos>,
     /// Where the next round of replicas starts, so that none is starved.
     next_shard: usize,
 }
@@ -76,12 +79,12 @@ impl Core {
     /// Gives the lane its next task if there is room and work.
     pub(super) fn feed_lane(&mut self) {
         // A turn of an idle core must not look at a thousand replicas.
-        while self.lane.queued_bytes > 0 && self.lane.tasks < TASKS_MAX {
+        while self.lane.queued_bytes > 0 && self.lane.begun.len() < TASKS_MAX {
             let batches = self.collect_batches();
             if batches.is_empty() {
                 return;
             }
-            self.lane.tasks += 1;
+            self.lane.begun.push_back(self.now);
             self.counters.apply_tasks += 1;
             self.effects.push(Effect::Apply(batches));
         }
@@ -102,7 +105,8 @@ impl Core {
                 self.lane.next_shard = shard;
                 break;
             }
-            let entries = replica.take_apply(TASK_BYTES_MAX - bytes);
+            self.stages.queue.record(replica.apply.since, self.now);
+            let entries = replica.take_apply(TASK_BYTES_MAX - bytes, self.now);
             let mut batch = ApplyBatch {
                 replica: replica.id,
                 entries: Vec::with_capacity(entries.len()),
@@ -128,7 +132,8 @@ impl Core {
 
     /// A task is done.
     pub(super) fn on_applied(&mut self, done: Vec<Applied>) {
-        self.lane.tasks -= 1;
+        let begun = self.lane.begun.pop_front().expect("a task was under way");
+        self.stages.apply.record(begun, self.now);
         for applied in done {
             self.lane.queued_bytes -= applied.bytes;
             let Some(shard) = self.current(applied.replica) else { continue };

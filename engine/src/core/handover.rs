@@ -29,11 +29,13 @@ impl WriteWatch {
         self.under_way.push_back((batch, now));
     }
 
-    pub fn end(&mut self, batch: BatchId, now: Nanos) {
+    /// Tells when it began.
+    pub fn end(&mut self, batch: BatchId, now: Nanos) -> Option<Nanos> {
         // Batches land nearly in order: this looks at the first few.
-        let Some(position) = self.under_way.iter().position(|(id, _)| *id == batch) else { return };
-        let (_, begun) = self.under_way.remove(position).expect("just found");
+        let position = self.under_way.iter().position(|(id, _)| *id == batch)?;
+        let (_, begun) = self.under_way.remove(position)?;
         self.slowest = self.slowest.max(now.since(begun));
+        Some(begun)
     }
 
     /// The longest that any write took or has taken so far since the last look.

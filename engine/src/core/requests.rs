@@ -127,6 +127,7 @@ impl Core {
             request: request.id,
             change,
             epoch: self.map.epoch,
+            now: self.now,
             wall_ms: self.wall_ms,
             deadline: self.deadline(),
         };

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use raft::LogStorage;
 use serde::Serialize;
 
-use super::{Core, Effect, usize_of};
+use super::{Core, Effect, Stages, usize_of};
 use crate::replica_id;
 
 /// Ticks between two tellings when nothing changed.
@@ -19,6 +19,8 @@ pub struct CoreStatus {
     pub shards: Vec<ShardStatus>,
     /// What it has done since it started.
     pub counters: Counters,
+    /// How long the stages of writes took since it started.
+    pub stages: Stages,
     /// Bytes of entries proposed and not applied.
     pub inflight_bytes: u64,
     /// Bytes of entries committed and not applied.
@@ -127,6 +129,7 @@ impl Core {
             core: self.config.core,
             shards: shards.collect(),
             counters: self.counters.clone(),
+            stages: self.stages.clone(),
             inflight_bytes: self.inflight_bytes,
             apply_queue_bytes: self.lane.queued_bytes,
             wal_disk_bytes: wal.disk_bytes(),

@@ -44,7 +44,9 @@ impl Core {
 
     /// A batch is on disk: what waited for its log positions may go on.
     pub(super) fn on_wal_written(&mut self, batch: BatchId) {
-        self.writes.end(batch, self.now);
+        if let Some(begun) = self.writes.end(batch, self.now) {
+            self.stages.wal.record(begun, self.now);
+        }
         let flushed = self.wal.borrow_mut().on_written(batch);
         self.counters.wal_batches += 1;
         while self.unflushed.front().is_some_and(|waiting| waiting.lsn <= flushed) {
@@ -92,7 +94,7 @@ impl Core {
         }
         self.advance_snapshot(shard);
         let replica = self.replicas[usize_of(shard)].as_mut().expect("hosted here");
-        let freed = replica.answer_progress(&mut self.effects);
+        let freed = replica.answer_progress(clock.now, &mut self.stages.replicate, &mut self.effects);
         self.budget.exceeded = false;
         replica.serve_reads(clock, &mut self.budget, &mut self.effects);
         self.inflight_bytes -= freed;
@@ -139,7 +141,7 @@ impl Core {
         }
         replica.reads_confirmed(&ready.read_states);
         replica.reads_dropped(&ready.reads_dropped, self.map.epoch, &mut self.effects);
-        self.lane.queued_bytes += replica.queue_apply(ready.committed);
+        self.lane.queued_bytes += replica.queue_apply(ready.committed, self.now);
         let waiting = Unflushed {
             lsn: lsn.unwrap_or_default(),
             replica: replica.id,

@@ -10,10 +10,10 @@ use net::slot::slot_of;
 use net::types::RequestId;
 use raft::{Index, Nanos, ProposeError};
 
-use super::{Replica, Shape, Waiter};
+use super::{Proposed, Replica, Shape, Waiter};
 use crate::command::{self, KeyPlace, NewCommand, NewWatched};
 use crate::convert;
-use crate::core::{Effect, Origin};
+use crate::core::{Durations, Effect, Origin};
 use crate::machine::Outcome;
 use crate::replica_id;
 
@@ -24,6 +24,7 @@ pub(crate) struct Admit<'a> {
     pub change: Change<'a>,
     /// Epoch of this node's map.
     pub epoch: u64,
+    pub now: Nanos,
     pub wall_ms: u64,
     pub deadline: Nanos,
 }
@@ -60,7 +61,7 @@ impl Replica {
         })?;
         assert_eq!(index.0, version, "the leader appends at the index it announced");
         self.led_term = Some(self.raft.term());
-        self.proposed.push_back((index, bytes));
+        self.proposed.push_back(Proposed { index, bytes, at: write.now });
         let waiter = Waiter {
             index,
             origin: write.origin,
@@ -92,7 +93,12 @@ impl Replica {
 
     /// Answers the writes whose entries are flushed or committed by now, and all of them "outcome unknown" when the
     /// leadership they were proposed under has ended.
-    pub fn answer_progress(&mut self, effects: &mut Vec<Effect>) -> u64 {
+    pub fn answer_progress(
+        &mut self,
+        now: Nanos,
+        replicate: &mut Durations,
+        effects: &mut Vec<Effect>,
+    ) -> u64 {
         let leads = self.raft.is_leader().then(|| self.raft.term());
         if self.led_term != leads {
             let freed = self.abandon_waiters(effects);
@@ -104,6 +110,12 @@ impl Replica {
             effects.push(accepted(self.on_flush.pop_front().expect("just seen")));
         }
         let committed = self.raft.committed();
+        while let Some(entry) =
+            self.proposed.get(self.proposed_committed).filter(|entry| entry.index <= committed)
+        {
+            replicate.record(entry.at, now);
+            self.proposed_committed += 1;
+        }
         while self.on_commit.front().is_some_and(|waiter| waiter.index <= committed) {
             effects.push(accepted(self.on_commit.pop_front().expect("just seen")));
         }
@@ -128,8 +140,9 @@ impl Replica {
                 .push(Effect::Reply { origin: waiter.origin, reply: Reply { id: waiter.request, result } });
         }
         let mut freed = 0;
-        while self.proposed.front().is_some_and(|(index, _)| *index <= applied) {
-            freed += self.proposed.pop_front().expect("just seen").1;
+        while self.proposed.front().is_some_and(|entry| entry.index <= applied) {
+            freed += self.proposed.pop_front().expect("just seen").bytes;
+            self.proposed_committed = self.proposed_committed.saturating_sub(1);
         }
         freed
     }
@@ -148,7 +161,8 @@ impl Replica {
         for queue in [&mut self.on_flush, &mut self.on_commit, &mut self.on_apply] {
             effects.extend(queue.drain(..).map(unknown));
         }
-        self.proposed.drain(..).map(|(_, bytes)| bytes).sum()
+        self.proposed_committed = 0;
+        self.proposed.drain(..).map(|entry| entry.bytes).sum()
     }
 }
 
