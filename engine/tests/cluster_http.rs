@@ -262,6 +262,7 @@ fn pipelines_half_closed_sockets_and_many_connections_are_served() {
     }
     // Those that are idle cost the others nothing, up to the limit; beyond it one is told.
     let idle: Vec<Http> = (0..290).map(|_| open(&cluster, 1)).collect();
+    let mut more = Vec::new();
     let refused = until("a connection to be turned away", SOON, || {
         let mut one_more = open(&cluster, 1);
         one_more.send(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n");
@@ -269,13 +270,13 @@ fn pipelines_half_closed_sockets_and_many_connections_are_served() {
             Ok(response) if response.status == 503 => Ok(response),
             // Held on to, so that the limit is reached.
             other => {
-                std::mem::forget(one_more);
+                more.push(one_more);
                 Err(format!("{other:?}"))
             }
         }
     });
     assert_eq!(refused.header("retry-after"), Some("1"));
-    drop(idle);
+    drop((idle, more));
     until("the connections to be let go", SOON, || {
         let mut http = open(&cluster, 1);
         match http.try_get("/health") {

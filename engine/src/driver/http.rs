@@ -112,6 +112,7 @@ pub(super) async fn serve(gateway: Gateway, door: Rc<Door>, fd: OwnedFd, slot: C
         tracing::debug!(%error, "an HTTP connection ended");
     }
     line.linger().await;
+    // The connection counts until its memory is gone.
     drop(slot);
 }
 
@@ -132,9 +133,9 @@ async fn answer(gateway: &Gateway, door: &Rc<Door>, request: Request<Incoming>) 
         Ok(routed) => (handle::handle(gateway, door, routed.route, body).await, routed.open),
         Err(problem) => (Err(problem), false),
     };
-    // What was refused may come with a body that nobody read: the next request cannot be found behind it.
-    let is_over = result.is_err() && head.method != "GET" && head.method != "HEAD";
     let reply = result.unwrap_or_else(Problem::into_reply);
+    // The body was not read to its end: the next request is not looked for behind it.
+    let is_over = matches!(reply.status, 408 | 413);
     let held = Held::all(&door.held_bytes, reply.body.len(), handle::held_max(gateway));
     let (reply, held) = match held {
         Some(held) => (reply, held),

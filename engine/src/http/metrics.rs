@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
+use std::time::Duration;
 
-use crate::core::{CoreStatus, ShardStatus};
+use crate::core::{CoreStatus, Durations, ShardStatus, Stages};
 use crate::store::StoreStats;
 
 /// What the document is.
@@ -107,6 +108,7 @@ pub fn render(facts: &NodeFacts, cores: &[CoreStatus], stores: &BTreeMap<u32, St
             }
         }
     }
+    stages(&mut text, cores);
     for (name, help, value) in SHARD_GAUGES {
         text.family(name, "gauge", help);
         for (core, shard) in cores.iter().flat_map(|core| core.shards.iter().map(move |it| (core.core, it))) {
@@ -120,6 +122,30 @@ pub fn render(facts: &NodeFacts, cores: &[CoreStatus], stores: &BTreeMap<u32, St
         }
     }
     text.0
+}
+
+fn stages(text: &mut Text, cores: &[CoreStatus]) {
+    text.family("stage_seconds", "histogram", "How long the stages of writes took.");
+    for core in cores {
+        let Stages { replicate, queue, apply, wal } = &core.stages;
+        for (stage, durations) in [("replicate", replicate), ("queue", queue), ("apply", apply), ("wal", wal)]
+        {
+            stage_of(text, &format!("core=\"{}\",stage=\"{stage}\"", core.core), durations);
+        }
+    }
+}
+
+fn stage_of(text: &mut Text, labels: &str, durations: &Durations) {
+    let mut below = 0;
+    for (bucket, count) in durations.buckets.iter().enumerate() {
+        below += count;
+        let bound = Durations::bound_us(bucket).map(|bound| Duration::from_micros(bound).as_secs_f64());
+        let bound = bound.map_or("+Inf".to_owned(), |bound| bound.to_string());
+        text.sample("stage_seconds_bucket", format_args!("{labels},le=\"{bound}\""), below);
+    }
+    let sum = Duration::from_micros(durations.sum_us).as_secs_f64();
+    text.sample("stage_seconds_sum", labels, sum);
+    text.sample("stage_seconds_count", labels, durations.count);
 }
 
 #[derive(Default)]

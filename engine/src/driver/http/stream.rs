@@ -42,6 +42,7 @@ pub(super) struct Line {
     is_busy: Cell<bool>,
     /// Since when the client has not taken what is to be sent.
     stuck_since: Cell<Option<Instant>>,
+    is_reset: Cell<bool>,
 }
 
 impl Line {
@@ -55,6 +56,7 @@ impl Line {
             head_since: Cell::new(None),
             is_busy: Cell::new(false),
             stuck_since: Cell::new(None),
+            is_reset: Cell::new(false),
         })
     }
 
@@ -74,7 +76,7 @@ impl Line {
     pub fn look(&self, now: Instant) -> bool {
         let over = |since: Instant, limit| now.duration_since(since) > limit;
         if self.stuck_since.get().is_some_and(|since| over(since, WRITE_MAX)) {
-            self.shutdown(Shutdown::Both);
+            self.reset();
             return false;
         }
         if self.is_busy.get() || self.stuck_since.get().is_some() {
@@ -93,8 +95,25 @@ impl Line {
         true
     }
 
+    /// Ends the connection without a word: what is on its way to the client is forgotten, or the kernel would keep it
+    /// for as long as the client does not read.
+    fn reset(&self) {
+        self.is_reset.set(true);
+        let at_once = libc::linger { l_onoff: 1, l_linger: 0 };
+        let length = libc::socklen_t::try_from(size_of::<libc::linger>()).expect("a small structure");
+        // SAFETY: the kernel reads one structure, which lives through the call; the stream keeps its descriptor open.
+        let _ = unsafe {
+            let (fd, value) = (self.stream.borrow().as_raw_fd(), (&raw const at_once).cast());
+            libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_LINGER, value, length)
+        };
+        self.shutdown(Shutdown::Both);
+    }
+
     /// Closes, and reads for a moment what the client goes on sending.
     pub async fn linger(&self) {
+        if self.is_reset.get() {
+            return;
+        }
         self.shutdown(Shutdown::Write);
         let mut left = LINGER_BYTES_MAX;
         let rest = async {
