@@ -12,9 +12,14 @@
 //! ```
 //!
 //! Answers and errors are those of Redis 7.0.15 byte for byte, which `tests/redis_differential.rs` shows beside a real
-//! one. What differs, on purpose: there are only strings, so nothing is of the wrong type; the time of a key's last use
-//! is not kept (OBJECT IDLETIME is 0); DUMP does not compress; MGET of more than [`REPLY_BYTES_MAX`] is an error; bytes
-//! of a client that an error quotes and that are not UTF-8 become U+FFFD.
+//! one. What differs, on purpose:
+//!
+//! - There are only strings: nothing is of the wrong type, and RESTORE of anything else is bad data.
+//! - When a key was last used is not kept: OBJECT IDLETIME is 0.
+//! - DUMP does not compress; RESTORE reads what is compressed.
+//! - Where Redis has `proto-max-bulk-len`, here is [`Keyspace::value_bytes_max`], which BITFIELD may not exceed by the
+//!   width of a field either. MGET of more than [`REPLY_BYTES_MAX`] is an error.
+//! - Bytes of a client that an error quotes and that are not UTF-8 become U+FFFD.
 
 mod arguments;
 mod bitfield;
@@ -33,5 +38,5 @@ mod strings;
 pub mod table;
 
 pub use execute::{REPLY_BYTES_MAX, execute};
-pub use keys::NAMESPACES;
+pub use keys::{NAMESPACES, object_help};
 pub use keyspace::{ENCODING_RAW, ENCODING_TEXT, ENCODING_UNSHARED, Entry, Keyspace};

@@ -490,6 +490,11 @@ fn a_watched_key_has_another_version_after_each_change() {
         assert_ne!(now, former, "{line}");
         former = now;
     }
-    assert_eq!(version("GET a"), former);
+    for line in ["GET a", "EXPIRE a 100 GT", "SETNX a 2", "RENAME a a"] {
+        assert_eq!(version(line), former, "{line}");
+    }
+    let edited = version("SETBIT a 1 1");
+    assert_eq!(version("SETBIT a 1 1"), edited);
+    assert_eq!(version("BITFIELD a SET u1 1 1"), edited);
     assert_eq!(version("DEL a"), Value::Integer(0));
 }

@@ -4,9 +4,9 @@ use bytes::Bytes;
 use net::resp::Value;
 
 use super::arguments::{Complaint, Halt, integer, integer_argument, is_word, syntax, word};
-use super::bits::{bit_offset, writable};
+use super::bits::{bit_offset, put_edited, writable};
 use super::execute::{Context, Outcome};
-use super::keyspace::{ENCODING_RAW, Entry, Keyspace};
+use super::keyspace::Keyspace;
 
 /// What becomes of a number that does not fit.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -56,7 +56,7 @@ pub(super) fn bitfield<K: Keyspace>(context: &mut Context<'_, K>) -> Outcome<K> 
     context.check_length(last_bit / 8 + 1)?;
     let mut data = writable(entry.as_ref(), last_bit);
     let values = operations.iter().map(|operation| operation.run(&mut data)).collect();
-    context.put(key, Entry { data: data.into(), flags: ENCODING_RAW, ..entry.unwrap_or_default() })?;
+    put_edited(context, key, entry, data)?;
     Ok(Value::Array(values))
 }
 

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use net::resp::Value;
 
-use super::arguments::{Complaint, count, integer, integer_argument, is_word, syntax};
+use super::arguments::{Complaint, Halt, count, integer, integer_argument, is_word, syntax};
 use super::execute::{Context, Outcome};
 use super::keyspace::{ENCODING_RAW, Entry, Keyspace};
 use super::strings::clamp;
@@ -52,8 +52,21 @@ pub(super) fn setbit<K: Keyspace>(context: &mut Context<'_, K>) -> Outcome<K> {
     } else {
         data[offset / 8] &= !mask;
     }
-    context.put(key, Entry { data: data.into(), flags: ENCODING_RAW, ..entry.unwrap_or_default() })?;
+    put_edited(context, key, entry, data)?;
     Ok(Value::Integer(former.into()))
+}
+
+/// Stores what was edited in place, unless it is what it was: then nobody who watches the key hears of it.
+pub(super) fn put_edited<K: Keyspace>(
+    context: &mut Context<'_, K>,
+    key: &[u8],
+    former: Option<Entry>,
+    data: Vec<u8>,
+) -> Result<(), Halt<K::Error>> {
+    if former.as_ref().is_some_and(|entry| entry.flags & ENCODING_RAW != 0 && entry.data == data) {
+        return Ok(());
+    }
+    context.put(key, Entry { data: data.into(), flags: ENCODING_RAW, ..former.unwrap_or_default() })
 }
 
 pub(super) fn getbit<K: Keyspace>(context: &mut Context<'_, K>) -> Outcome<K> {

@@ -136,7 +136,8 @@ pub(super) fn object<K: Keyspace>(context: &mut Context<'_, K>) -> Outcome<K> {
     })
 }
 
-pub(super) fn object_help() -> Value {
+/// The answer to OBJECT HELP, which is about no key.
+pub fn object_help() -> Value {
     let lines = [
         "OBJECT <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
         "ENCODING <key>",
