@@ -31,24 +31,37 @@ struct Memory {
     entries: HashMap<(u8, Vec<u8>), Entry>,
     versions: u64,
     now_ms: u64,
+    /// Has the command under way changed a key? Then it gets no more values: a get may fail where there is too much to
+    /// read, and half a command must not have happened.
+    changed: bool,
 }
 
 impl Keyspace for Memory {
     type Error = Infallible;
 
     fn get(&mut self, namespace: u8, key: &[u8]) -> Result<Option<Entry>, Infallible> {
+        assert!(!self.changed, "a command gets what it needs before it changes anything");
         let entry = self.entries.get(&(namespace, key.to_vec()));
         Ok(entry.filter(|entry| entry.expiry_ms == 0 || entry.expiry_ms > self.now_ms).cloned())
     }
 
+    fn exists(&mut self, namespace: u8, key: &[u8]) -> Result<bool, Infallible> {
+        let changed = std::mem::take(&mut self.changed);
+        let found = self.get(namespace, key);
+        self.changed = changed;
+        Ok(found?.is_some())
+    }
+
     fn put(&mut self, namespace: u8, key: &[u8], value: Entry) -> Result<(), Infallible> {
         assert!(value.data.len() <= VALUE_BYTES_MAX, "the executor refuses longer values");
+        self.changed = true;
         self.versions += 1;
         self.entries.insert((namespace, key.to_vec()), Entry { version: self.versions, ..value });
         Ok(())
     }
 
     fn delete(&mut self, namespace: u8, key: &[u8]) -> Result<(), Infallible> {
+        self.changed = true;
         self.entries.remove(&(namespace, key.to_vec()));
         Ok(())
     }
@@ -66,6 +79,7 @@ impl Memory {
     fn run(&mut self, namespace: u8, args: &[Bytes]) -> Value {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
         self.now_ms = u64::try_from(since.as_millis()).expect("before the year 500 million");
+        self.changed = false;
         execute(self, namespace, args).unwrap_or_else(|never| match never {})
     }
 }

@@ -231,6 +231,11 @@ impl Keyspace for ProgramKeys<'_, '_> {
         Ok(found)
     }
 
+    fn exists(&mut self, namespace: u8, key: &[u8]) -> Result<bool, Self::Error> {
+        let key = StoredKeyBuf::new(namespace, slot_of(key), key);
+        Ok(self.find(key.as_bytes()).map_err(Halt::Failed)?.is_some())
+    }
+
     fn put(&mut self, namespace: u8, key: &[u8], value: Entry) -> Result<(), Self::Error> {
         self.writes_left = self.writes_left.saturating_sub(len64(key.len() + value.data.len()));
         let key = StoredKeyBuf::new(namespace, slot_of(key), key).as_bytes().to_vec();

@@ -198,7 +198,7 @@ pub(super) fn bitop<K: Keyspace>(context: &mut Context<'_, K>) -> Outcome<K> {
     }
     let (destination, length) = (&context.args[2], result.len());
     if result.is_empty() {
-        if context.get(destination)?.is_some() {
+        if context.exists(destination)? {
             context.delete(destination)?;
         }
     } else {

@@ -53,7 +53,7 @@ impl Options {
 pub(super) fn restore<K: Keyspace>(context: &mut Context<'_, K>) -> Outcome<K> {
     let key = &context.args[1];
     let options = Options::parse(&context.args[4..])?;
-    let taken = context.get(key)?.is_some();
+    let taken = context.exists(key)?;
     if taken && !options.replace {
         return Err(Complaint::new("BUSYKEY Target key name already exists.").into());
     }

@@ -30,6 +30,14 @@ impl<K: Keyspace> Context<'_, K> {
         self.keyspace.get(self.namespace, key).map_err(Halt::Keyspace)
     }
 
+    pub(super) fn exists(&mut self, key: &[u8]) -> Result<bool, Halt<K::Error>> {
+        self.exists_in(self.namespace, key)
+    }
+
+    pub(super) fn exists_in(&mut self, namespace: u8, key: &[u8]) -> Result<bool, Halt<K::Error>> {
+        self.keyspace.exists(namespace, key).map_err(Halt::Keyspace)
+    }
+
     /// Stores a value. One that has expired already is not there afterwards.
     pub(super) fn put(&mut self, key: &[u8], value: Entry) -> Result<(), Halt<K::Error>> {
         self.put_in(self.namespace, key, value)
@@ -59,7 +67,8 @@ impl<K: Keyspace> Context<'_, K> {
 }
 
 /// Runs one command over the keys of one shard; `args[0]` is its name, in any case. What a client did wrong is an error
-/// reply; it leaves the keys as they were. An `Err` is the keyspace's and says nothing about the keys.
+/// reply; it leaves the keys as they were. An `Err` is the keyspace's: where [`Keyspace::get`] gave it, the keys are as
+/// they were too, for no command gets a value after it has changed a key.
 pub fn execute<K: Keyspace>(keyspace: &mut K, namespace: u8, args: &[Bytes]) -> Result<Value, K::Error> {
     let Some(name) = args.first() else {
         return Ok(Value::error("ERR no command"));

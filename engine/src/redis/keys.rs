@@ -14,7 +14,7 @@ pub const NAMESPACES: u8 = 16;
 pub(super) fn del<K: Keyspace>(context: &mut Context<'_, K>) -> Outcome<K> {
     let mut deleted = 0;
     for key in &context.args[1..] {
-        if context.get(key)?.is_some() {
+        if context.exists(key)? {
             context.delete(key)?;
             deleted += 1;
         }
@@ -26,13 +26,13 @@ pub(super) fn del<K: Keyspace>(context: &mut Context<'_, K>) -> Outcome<K> {
 pub(super) fn exists<K: Keyspace>(context: &mut Context<'_, K>) -> Outcome<K> {
     let mut there = 0;
     for key in &context.args[1..] {
-        there += usize::from(context.get(key)?.is_some());
+        there += usize::from(context.exists(key)?);
     }
     Ok(count(there))
 }
 
 pub(super) fn type_of<K: Keyspace>(context: &mut Context<'_, K>) -> Outcome<K> {
-    let name = if context.get(&context.args[1])?.is_some() { "string" } else { "none" };
+    let name = if context.exists(&context.args[1])? { "string" } else { "none" };
     Ok(Value::Simple(name.into()))
 }
 
@@ -45,7 +45,7 @@ pub(super) fn rename<K: Keyspace>(context: &mut Context<'_, K>) -> Outcome<K> {
     let Some(entry) = context.get(from)? else {
         return Err(Complaint::new("ERR no such key").into());
     };
-    if from == to || (only_new && context.get(to)?.is_some()) {
+    if from == to || (only_new && context.exists(to)?) {
         return Ok(refused);
     }
     context.put(to, entry)?;
@@ -76,10 +76,7 @@ pub(super) fn copy<K: Keyspace>(context: &mut Context<'_, K>) -> Outcome<K> {
     let Some(entry) = context.get(from)? else {
         return Ok(Value::Integer(0));
     };
-    let source = std::mem::replace(&mut context.namespace, namespace);
-    let taken = context.get(to)?.is_some();
-    context.namespace = source;
-    if taken && !replace {
+    if !replace && context.exists_in(namespace, to)? {
         return Ok(Value::Integer(0));
     }
     let flags = if is_integer(&entry) { entry.flags | ENCODING_UNSHARED } else { entry.flags };

@@ -35,6 +35,11 @@ pub trait Keyspace {
     /// The visible value of a key.
     fn get(&mut self, namespace: u8, key: &[u8]) -> Result<Option<Entry>, Self::Error>;
 
+    /// Whether a key has a visible value, which is not kept meanwhile: any number of keys may be asked for.
+    fn exists(&mut self, namespace: u8, key: &[u8]) -> Result<bool, Self::Error> {
+        Ok(self.get(namespace, key)?.is_some())
+    }
+
     /// Stores a value, whatever was there. One that has expired by [`Keyspace::now_ms`] is stored all the same: it is
     /// invisible from the start.
     fn put(&mut self, namespace: u8, key: &[u8], value: Entry) -> Result<(), Self::Error>;

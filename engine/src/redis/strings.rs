@@ -123,7 +123,7 @@ pub(super) fn set<K: Keyspace>(context: &mut Context<'_, K>) -> Outcome<K> {
 
 pub(super) fn setnx<K: Keyspace>(context: &mut Context<'_, K>) -> Outcome<K> {
     let (key, value) = (&context.args[1], &context.args[2]);
-    if context.get(key)?.is_some() {
+    if context.exists(key)? {
         return Ok(Value::Integer(0));
     }
     context.put(key, Entry { data: value.clone(), ..Entry::default() })?;
@@ -215,7 +215,7 @@ pub(super) fn mset<K: Keyspace>(context: &mut Context<'_, K>) -> Outcome<K> {
 pub(super) fn msetnx<K: Keyspace>(context: &mut Context<'_, K>) -> Outcome<K> {
     let pairs = pairs(context)?;
     for key in pairs.iter().step_by(2) {
-        if context.get(key)?.is_some() {
+        if context.exists(key)? {
             return Ok(Value::Integer(0));
         }
     }

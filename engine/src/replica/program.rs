@@ -97,6 +97,10 @@ impl Keyspace for ReadKeys<'_> {
         Ok(found)
     }
 
+    fn exists(&mut self, namespace: u8, key: &[u8]) -> Result<bool, Self::Error> {
+        Ok(self.find(namespace, key).map_err(Halt::Failed)?.is_some())
+    }
+
     fn put(&mut self, _: u8, _: &[u8], _: Entry) -> Result<(), Self::Error> {
         Err(Halt::Failed(ReadHalt::Writes))
     }
