@@ -4,7 +4,7 @@
 //! write in flight, and a task each for the clock, the storage threads and the other cores. The machine's task runs
 //! once per wake-up and takes everything that has arrived: that is where all batching comes from.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
 use std::net::TcpListener;
 use std::rc::Rc;
@@ -27,6 +27,7 @@ mod http;
 mod inbox;
 mod mesh;
 mod peers;
+mod resp;
 mod snapshots;
 mod stop;
 mod store;
@@ -107,6 +108,8 @@ struct Driver {
     calls: gateway::Calls,
     /// What the HTTP connections share.
     http: Rc<http::Door>,
+    /// What the Redis connections of this core share, once there is one.
+    resp: OnceCell<Rc<resp::Door>>,
     peers: Rc<Peers>,
     /// Reads that memory could not answer, before and on the reader threads.
     reads: RefCell<VecDeque<ReadTask>>,
@@ -153,6 +156,7 @@ pub async fn run(parts: CoreParts) {
         )),
         calls: gateway::Calls::default(),
         http: Rc::new(http::Door::new(started)),
+        resp: OnceCell::new(),
         mesh,
         inbox,
         config,

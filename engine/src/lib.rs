@@ -27,6 +27,7 @@ pub mod placement;
 pub mod redis;
 mod replica;
 pub mod replica_id;
+pub mod resp;
 pub mod server;
 #[cfg(feature = "sim")]
 pub mod sim;

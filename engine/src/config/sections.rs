@@ -73,6 +73,8 @@ pub struct Listen {
 pub struct Resp {
     /// What clients must give with AUTH; empty: nothing.
     pub password: Password,
+    /// Whether clients may use DEBUG, which is for tests.
+    pub debug_commands: bool,
 }
 
 /// A password. It is never shown.

@@ -14,7 +14,7 @@ use net::transport::{Connection, ConnectionConfig, Handoff, Listener};
 use super::clients::{greeting, report};
 use super::gateway::Gateway;
 use super::mesh::ConnectionSlot;
-use super::{DoorKind, Doors, Driver, MeshMessage, greet, http};
+use super::{DoorKind, Doors, Driver, MeshMessage, greet, http, resp};
 use crate::config::Cluster;
 
 /// A connection that has not said hello by then is closed.
@@ -107,7 +107,11 @@ pub(super) fn serve_door(driver: &Rc<Driver>, kind: DoorKind, fd: OwnedFd, slot:
         DoorKind::Http => {
             glommio::spawn_local(http::serve(gateway, driver.http.clone(), fd, slot)).detach();
         }
-        DoorKind::Resp | DoorKind::RespCluster => drop((fd, slot)),
+        DoorKind::Resp | DoorKind::RespCluster => {
+            let door = driver.resp.get_or_init(|| Rc::new(resp::Door::new(gateway)));
+            let cluster = kind == DoorKind::RespCluster;
+            glommio::spawn_local(door.clone().serve(cluster, fd, slot)).detach();
+        }
     }
 }
 

@@ -28,6 +28,7 @@ use thiserror::Error;
 use super::Driver;
 use crate::config::Config;
 use crate::core::{ConnectionId, CoreStatus, Event, Origin};
+use crate::resp::Registry;
 
 /// The connection that a core's own calls seem to come on; those of clients are counted from 1.
 pub(super) const CONNECTION: ConnectionId = ConnectionId(1 << 63);
@@ -137,6 +138,26 @@ impl Gateway {
     /// This core of the node.
     pub fn core(&self) -> u32 {
         self.driver.mesh.core
+    }
+
+    /// The cores of the node.
+    pub fn cores(&self) -> u32 {
+        self.driver.mesh.cores()
+    }
+
+    /// How long the process has been running.
+    pub fn uptime(&self) -> Duration {
+        self.driver.started.elapsed()
+    }
+
+    /// The Redis connections of the node.
+    pub fn registry(&self) -> &Registry {
+        &self.driver.mesh.redis
+    }
+
+    /// Whether this node has a replica of a shard.
+    pub fn hosts(&self, shard: u32) -> bool {
+        self.driver.core.borrow().hosts(shard)
     }
 
     /// Client connections of the node, over all doors but the peer door.

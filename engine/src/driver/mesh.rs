@@ -9,6 +9,7 @@ use net::protocol::{Reply, Request};
 use net::transport::Handoff;
 
 use crate::core::{ConnectionId, CoreStatus, Origin};
+use crate::resp::Registry;
 use crate::store::StoreStats;
 
 /// A message between two cores of this node.
@@ -72,6 +73,8 @@ pub struct Mesh {
     pub core: u32,
     to: Vec<flume::Sender<MeshMessage>>,
     connections: Arc<AtomicUsize>,
+    /// The Redis connections of the node.
+    pub redis: Arc<Registry>,
     from: flume::Receiver<MeshMessage>,
 }
 
@@ -80,9 +83,16 @@ impl Mesh {
     pub fn all(cores: u32) -> Vec<Mesh> {
         let (to, from): (Vec<_>, Vec<_>) = (0..cores).map(|_| flume::unbounded()).unzip();
         let connections = Arc::new(AtomicUsize::new(0));
+        let redis = Arc::new(Registry::default());
         (0..cores)
             .zip(from)
-            .map(|(core, from)| Mesh { core, to: to.clone(), connections: connections.clone(), from })
+            .map(|(core, from)| Mesh {
+                core,
+                to: to.clone(),
+                connections: connections.clone(),
+                redis: redis.clone(),
+                from,
+            })
             .collect()
     }
 

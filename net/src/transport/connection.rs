@@ -155,8 +155,7 @@ impl Connection {
     }
 
     fn from_stream(stream: TcpStream, config: ConnectionConfig) -> io::Result<Connection> {
-        stream.set_nodelay(true).map_err(io::Error::from)?;
-        detect_silence(&stream, config.silence_max)?;
+        prepare(&stream, config.silence_max)?;
         let shared = Rc::new(Shared {
             stream: RefCell::new(stream),
             pending: RefCell::new(BytesMut::new()),
@@ -168,6 +167,15 @@ impl Connection {
         let decoder = FrameDecoder::new(config.read_buffer_bytes, config.frame_bytes_max);
         Ok(Connection { reader: FrameReader { shared, decoder }, config })
     }
+}
+
+/// Lets small pieces leave at once, and the kernel find out that the other side's host is gone.
+///
+/// # Errors
+/// Those of setsockopt(2): the socket is already dead.
+pub fn prepare(stream: &TcpStream, silence_max: Duration) -> io::Result<()> {
+    stream.set_nodelay(true).map_err(io::Error::from)?;
+    detect_silence(stream, silence_max)
 }
 
 /// The receiving half.

@@ -1,0 +1,566 @@
+//! One Redis connection.
+//!
+//! **Order.** Replies leave in the order of the commands, and a command sees what earlier ones of its connection did: one
+//! that reads a key waits for writes of it that are under way, and the other way round. Writes of one key are started
+//! without waiting where the shard is led here, for they reach its log in order; else they wait.
+//!
+//! **Bounds.** A connection is read on only while it has few commands under way and few replies unread. What it sends
+//! without ever finishing a request is received into a buffer that grows with it, up to the longest request; all
+//! connections of a core together may hold so much unfinished, and who would hold more is closed.
+
+use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures_lite::{AsyncRead, AsyncWrite};
+use glommio::net::TcpStream;
+use net::resp::{RequestDecoder, Value, Version};
+use net::transport::connection::prepare;
+
+use super::answers::{Answered, answered, executed, failed, merged};
+use super::{Door, UNFINISHED_BYTES_MAX, tasks, wall_us};
+use crate::driver::gateway;
+use crate::resp::{Action, Call, Merge, Node, Row, Session, Shape, Touches};
+
+/// Commands of one connection under way.
+const UNDER_WAY_MAX: usize = 1024;
+/// Bytes of their arguments.
+const UNDER_WAY_BYTES_MAX: usize = 4 << 20;
+/// Commands that one wake-up starts before others get their turn.
+const STARTED_MAX: usize = 128;
+/// Reads of one wake-up.
+const ROUNDS_MAX: usize = 4;
+/// Length of the shared buffer that is received into, and the shortest piece of it that is worth a call.
+const POOL_BYTES: usize = 64 << 10;
+const READ_BYTES_MIN: usize = 16 << 10;
+/// Most that is received at once of a long request.
+const READ_BYTES_MAX: usize = 1 << 20;
+/// Send buffers longer than this are given back when empty.
+const KEPT_BUFFER_BYTES: usize = 16 << 10;
+/// A client whose host says nothing for so long is gone.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
+/// How long a closing connection may take to deliver what is queued.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Serves a connection until its end.
+pub(super) async fn serve(door: Rc<Door>, cluster: bool, fd: OwnedFd) -> io::Result<()> {
+    // SAFETY: an owned descriptor gives up its ownership; if it is no TCP socket, calls on it fail.
+    let stream = unsafe { TcpStream::from_raw_fd(fd.into_raw_fd()) };
+    prepare(&stream, SILENCE_MAX)?;
+    let address = |address: glommio::Result<std::net::SocketAddr, ()>| {
+        address.map(|address| address.to_string()).unwrap_or_default()
+    };
+    let registry = door.gateway.registry();
+    let (peer, local) = (address(stream.peer_addr()), address(stream.local_addr()));
+    let row = registry.enter(peer, local, stream.as_raw_fd(), wall_us() / 1000);
+    let mut connection = Connection::new(door.clone(), cluster, stream, row.clone());
+    poll_fn(|cx| connection.poll(cx)).await;
+    let ended = glommio::timer::timeout(CLOSE_TIMEOUT, async { Ok(connection.end().await) }).await;
+    door.gateway.registry().leave(row.id);
+    ended.unwrap_or(Ok(()))
+}
+
+struct Connection {
+    door: Rc<Door>,
+    stream: TcpStream,
+    session: Session,
+    decoder: RequestDecoder,
+    /// Received, and not yet a request.
+    input: BytesMut,
+    /// Whether `input` is a piece of the shared buffer; then how much of `Door::unfinished_bytes` it takes.
+    pooled: bool,
+    counted_bytes: usize,
+    /// Whether `input` holds no whole request.
+    drained: bool,
+    /// `output[sent..]` is to be sent.
+    output: BytesMut,
+    sent: usize,
+    under_way: VecDeque<Entry>,
+    reads: usize,
+    writes: usize,
+    held_bytes: usize,
+    /// The next command, which waits for earlier ones.
+    waiting: Option<Decided>,
+    /// The last entry must be answered before the next command is read.
+    alone: bool,
+    phase: Phase,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Open,
+    /// The client sends nothing more; it still gets its answers.
+    Ended,
+    /// Nothing more is read: the client said QUIT, or something that is no request.
+    Closing,
+    /// The connection is gone.
+    Broken,
+}
+
+/// A command, and how its reply is to be written.
+struct Decided {
+    action: Action,
+    silent: bool,
+    version: Version,
+    bytes: usize,
+}
+
+struct Entry {
+    work: Work,
+    touches: Vec<Touches>,
+    silent: bool,
+    version: Version,
+    bytes: usize,
+}
+
+enum Work {
+    Reply(Value),
+    Call { call: gateway::Call, shape: Shape, slot: u16 },
+    Calls { parts: Vec<Part>, merge: Merge },
+    Watch { parts: Vec<Part>, keys: Vec<(u8, Bytes)> },
+    Execute { call: Option<(gateway::Call, u16)>, parts: Vec<Option<Value>> },
+    Task(Pin<Box<dyn Future<Output = Value>>>),
+}
+
+struct Part {
+    call: gateway::Call,
+    shape: Shape,
+    slot: u16,
+    value: Option<Value>,
+}
+
+impl Connection {
+    fn new(door: Rc<Door>, cluster: bool, stream: TcpStream, row: Arc<Row>) -> Connection {
+        Connection {
+            session: Session::new(cluster, row, &*door),
+            decoder: RequestDecoder::new(door.limits),
+            door,
+            stream,
+            input: BytesMut::new(),
+            pooled: false,
+            counted_bytes: 0,
+            drained: true,
+            output: BytesMut::new(),
+            sent: 0,
+            under_way: VecDeque::new(),
+            reads: 0,
+            writes: 0,
+            held_bytes: 0,
+            waiting: None,
+            alone: false,
+            phase: Phase::Open,
+        }
+    }
+
+    /// One wake-up. Ready when nothing more will be answered.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut commands = 0;
+        let mut rounds = 0;
+        loop {
+            self.collect(cx);
+            let started = self.start(STARTED_MAX - commands);
+            commands += started;
+            if commands >= STARTED_MAX || rounds >= ROUNDS_MAX {
+                // The others first.
+                cx.waker().wake_by_ref();
+                break;
+            }
+            if started > 0 {
+                // Some of them may be answered already, and let others start.
+                continue;
+            }
+            // What cannot start now waits for the oldest under way, which has just been asked, or for room.
+            if !self.wants_input() {
+                break;
+            }
+            rounds += 1;
+            match self.receive(cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(_)) => self.phase = Phase::Broken,
+                Poll::Pending => break,
+            }
+        }
+        let was_full = self.is_full();
+        self.flush(cx);
+        if was_full && !self.is_full() {
+            cx.waker().wake_by_ref();
+        }
+        if commands > 0 {
+            self.account(commands);
+        }
+        let over = self.phase == Phase::Broken
+            || (self.phase != Phase::Open
+                && self.under_way.is_empty()
+                && self.waiting.is_none()
+                && (self.phase == Phase::Closing || self.drained));
+        if over { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    fn account(&self, commands: usize) {
+        let count = u64::try_from(commands).expect("few");
+        self.door.registry().commands.fetch_add(count, Ordering::Relaxed);
+        self.session.publish(wall_us() / 1000, self.input.len(), self.output.len() - self.sent);
+    }
+
+    fn has_room(&self) -> bool {
+        self.under_way.len() < UNDER_WAY_MAX
+            && self.held_bytes < UNDER_WAY_BYTES_MAX
+            && !self.is_full()
+            && !self.alone
+    }
+
+    /// Whether the client leaves too many replies unread.
+    fn is_full(&self) -> bool {
+        self.output.len() - self.sent >= self.door.output_bytes_max
+    }
+
+    fn wants_input(&self) -> bool {
+        self.phase == Phase::Open && self.drained && self.waiting.is_none() && self.has_room()
+    }
+
+    // ---- Commands ---------------------------------------------------------------------------------------------
+
+    /// Starts commands that have arrived; how many.
+    fn start(&mut self, most: usize) -> usize {
+        let mut started = 0;
+        while started < most && self.has_room() && matches!(self.phase, Phase::Open | Phase::Ended) {
+            let Some(decided) = self.waiting.take().or_else(|| self.decide()) else { break };
+            if !self.may_start(&decided.action) {
+                self.waiting = Some(decided);
+                break;
+            }
+            self.begin(decided);
+            started += 1;
+        }
+        started
+    }
+
+    /// Takes the next command from what has arrived.
+    fn decide(&mut self) -> Option<Decided> {
+        if self.input.is_empty() {
+            self.drained = true;
+            return None;
+        }
+        match self.decoder.decode(&mut self.input) {
+            Ok(Some(args)) => {
+                let bytes = args.iter().map(Bytes::len).sum();
+                let action = self.session.command(args, &*self.door);
+                self.decoder.set_authenticated(self.session.is_authenticated());
+                Some(Decided {
+                    action,
+                    silent: self.session.is_silent(),
+                    version: self.session.version(),
+                    bytes,
+                })
+            }
+            Ok(None) => {
+                self.drained = true;
+                None
+            }
+            Err(error) => {
+                let action = Action::Close(Value::Error(format!("ERR {error}")));
+                Some(Decided { action, silent: false, version: self.session.version(), bytes: 0 })
+            }
+        }
+    }
+
+    fn may_start(&self, action: &Action) -> bool {
+        match action {
+            Action::Reply(_) | Action::Close(_) | Action::Execute(None, _) => true,
+            Action::Call(call) | Action::Execute(Some(call), _) => !self.must_wait(call),
+            Action::Calls(calls, _) => !calls.iter().any(|call| self.must_wait(call)),
+            Action::Watch(..) | Action::Task(_) => self.under_way.is_empty(),
+        }
+    }
+
+    /// Whether something about the same keys is under way that must be over first.
+    fn must_wait(&self, call: &Call) -> bool {
+        let meets = |write: bool| {
+            let touched = self.under_way.iter().flat_map(|entry| &entry.touches);
+            touched.filter(|it| it.write == write).any(|it| it.slots.meet(&call.touches.slots))
+        };
+        if !call.touches.write {
+            return self.writes > 0 && meets(true);
+        }
+        let ordered = self.door.gateway.is_local(call.shard);
+        (self.reads > 0 && meets(false)) || (!ordered && self.writes > 0 && meets(true))
+    }
+
+    fn begin(&mut self, decided: Decided) {
+        let Decided { action, silent, version, bytes } = decided;
+        let mut touches = Vec::new();
+        let work = match action {
+            Action::Reply(value) => Work::Reply(value),
+            Action::Close(value) => {
+                self.phase = Phase::Closing;
+                Work::Reply(value)
+            }
+            Action::Call(call) => {
+                let (shape, slot) = (call.shape, call.slot);
+                Work::Call { call: self.call(call, &mut touches), shape, slot }
+            }
+            Action::Calls(calls, merge) => Work::Calls { parts: self.parts(calls, &mut touches), merge },
+            Action::Watch(calls, keys) => {
+                self.alone = true;
+                Work::Watch { parts: self.parts(calls, &mut touches), keys }
+            }
+            Action::Execute(call, parts) => {
+                let call = call.map(|call| {
+                    let slot = call.slot;
+                    (self.call(call, &mut touches), slot)
+                });
+                Work::Execute { call, parts }
+            }
+            Action::Task(task) => {
+                self.alone = true;
+                Work::Task(Box::pin(tasks::run(self.door.clone(), self.session.is_cluster(), task)))
+            }
+        };
+        for touched in &touches {
+            *if touched.write { &mut self.writes } else { &mut self.reads } += 1;
+        }
+        self.held_bytes += bytes;
+        self.under_way.push_back(Entry { work, touches, silent, version, bytes });
+    }
+
+    fn call(&self, call: Call, touches: &mut Vec<Touches>) -> gateway::Call {
+        touches.push(call.touches);
+        let mode = Door::mode(self.session.is_cluster());
+        self.door.gateway.call(mode, call.namespace, call.shard, call.op)
+    }
+
+    fn parts(&self, calls: Vec<Call>, touches: &mut Vec<Touches>) -> Vec<Part> {
+        let part = |call: Call| {
+            let (shape, slot) = (call.shape, call.slot);
+            Part { call: self.call(call, touches), shape, slot, value: None }
+        };
+        calls.into_iter().map(part).collect()
+    }
+
+    // ---- Replies ----------------------------------------------------------------------------------------------
+
+    /// Writes the replies that are there, up to the first that is not.
+    fn collect(&mut self, cx: &mut Context<'_>) {
+        while !self.is_full()
+            && let Some(entry) = self.under_way.front_mut()
+        {
+            let Poll::Ready(reply) = entry.work.poll(cx, &self.door, &mut self.session) else { return };
+            let entry = self.under_way.pop_front().expect("just looked at");
+            for touched in &entry.touches {
+                *if touched.write { &mut self.writes } else { &mut self.reads } -= 1;
+            }
+            self.held_bytes -= entry.bytes;
+            self.alone = false;
+            if reply.is_error() {
+                self.door.registry().errors.fetch_add(1, Ordering::Relaxed);
+            }
+            if !entry.silent {
+                reply.append(entry.version, &mut self.output);
+            }
+        }
+    }
+
+    /// Sends what there is, as far as the kernel takes it.
+    fn flush(&mut self, cx: &mut Context<'_>) {
+        while self.sent < self.output.len() && self.phase != Phase::Broken {
+            match Pin::new(&mut self.stream).poll_write(cx, &self.output[self.sent..]) {
+                Poll::Ready(Ok(count)) if count > 0 => {
+                    self.sent += count;
+                    let count = u64::try_from(count).expect("64-bit machine");
+                    self.door.registry().bytes_out.fetch_add(count, Ordering::Relaxed);
+                }
+                Poll::Ready(_) => self.phase = Phase::Broken,
+                Poll::Pending => return,
+            }
+        }
+        if self.output.capacity() > KEPT_BUFFER_BYTES {
+            self.output = BytesMut::new();
+        } else {
+            self.output.clear();
+        }
+        self.sent = 0;
+    }
+
+    /// Delivers what is left and closes. Whoever was told what is wrong gets the time to read it: closing with something
+    /// unread would take it back.
+    async fn end(&mut self) -> io::Result<()> {
+        poll_fn(|cx| {
+            self.flush(cx);
+            if self.output.is_empty() || self.phase == Phase::Broken {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
+        })
+        .await;
+        if self.phase == Phase::Closing {
+            // SAFETY: shutdown(2) touches no memory, and the stream keeps its descriptor open meanwhile.
+            let _ = unsafe { libc::shutdown(self.stream.as_raw_fd(), libc::SHUT_WR) };
+            let mut discarded = vec![0; READ_BYTES_MIN];
+            while poll_fn(|cx| Pin::new(&mut self.stream).poll_read(cx, &mut discarded)).await? > 0 {}
+        }
+        Ok(())
+    }
+
+    // ---- Receiving --------------------------------------------------------------------------------------------
+
+    /// Receives once, behind what is in `input`.
+    fn receive(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let held = self.input.len();
+        let received = match held {
+            0..=READ_BYTES_MIN => self.receive_into_pool(cx),
+            _ => self.receive_into_own(cx),
+        };
+        match received {
+            Poll::Ready(Ok(0)) => self.phase = Phase::Ended,
+            Poll::Ready(Ok(count)) => {
+                self.drained = false;
+                let count = u64::try_from(count).expect("64-bit machine");
+                self.door.registry().bytes_in.fetch_add(count, Ordering::Relaxed);
+            }
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+            Poll::Pending => {
+                if self.pooled {
+                    // Few bytes must not keep a whole buffer from being given back.
+                    self.input = BytesMut::from(&self.input[..]);
+                    self.pooled = false;
+                }
+                self.count_unfinished();
+                return Poll::Pending;
+            }
+        }
+        self.count_unfinished();
+        Poll::Ready(Ok(()))
+    }
+
+    /// The usual case: requests arrive whole. The beginning of one that did not is copied in front of what comes.
+    fn receive_into_pool(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let held = self.input.len();
+        let mut pool = self.door.pool.borrow_mut();
+        if pool.len() < held + READ_BYTES_MIN {
+            *pool = BytesMut::zeroed(POOL_BYTES);
+        }
+        let received = Pin::new(&mut self.stream).poll_read(cx, &mut pool[held..]);
+        if let Poll::Ready(Ok(count)) = received
+            && count > 0
+        {
+            pool[..held].copy_from_slice(&self.input);
+            self.input = pool.split_to(held + count);
+            self.pooled = true;
+        }
+        received
+    }
+
+    /// A long request: its buffer doubles with what has arrived of it, whatever was announced.
+    fn receive_into_own(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let held = self.input.len();
+        let missing = self.decoder.missing_bytes(&self.input).max(READ_BYTES_MIN);
+        let more = held.min(READ_BYTES_MAX).min(missing);
+        if self.pooled || self.input.capacity() < held + more {
+            let mut own = BytesMut::with_capacity(held + more.max(held.min(missing)));
+            own.extend_from_slice(&self.input);
+            self.input = own;
+            self.pooled = false;
+        }
+        self.input.resize(held + more, 0);
+        let received = Pin::new(&mut self.stream).poll_read(cx, &mut self.input[held..]);
+        let count = if let Poll::Ready(Ok(count)) = received { count } else { 0 };
+        self.input.truncate(held + count);
+        received
+    }
+
+    /// Counts what this connection holds of an unfinished request among that of all.
+    fn count_unfinished(&mut self) {
+        let now = if self.input.len() > READ_BYTES_MIN { self.input.capacity() } else { 0 };
+        let all = &self.door.unfinished_bytes;
+        all.set(all.get() - self.counted_bytes + now);
+        let more = now > self.counted_bytes;
+        self.counted_bytes = now;
+        if more && all.get() > UNFINISHED_BYTES_MAX && self.phase == Phase::Open {
+            self.phase = Phase::Closing;
+            let error = Value::error("ERR Protocol error: too many unfinished requests on this server");
+            let version = self.session.version();
+            let work = Work::Reply(error);
+            self.under_way.push_back(Entry { work, touches: Vec::new(), silent: false, version, bytes: 0 });
+            self.input = BytesMut::new();
+        }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        let all = &self.door.unfinished_bytes;
+        all.set(all.get() - self.counted_bytes);
+    }
+}
+
+impl Work {
+    fn poll(&mut self, cx: &mut Context<'_>, door: &Door, session: &mut Session) -> Poll<Answered> {
+        let value = match self {
+            Work::Reply(value) => std::mem::replace(value, Value::Null),
+            Work::Call { call, shape, slot } => {
+                return Pin::new(call).poll(cx).map(|result| match result {
+                    Ok(answer) => answered(*shape, answer),
+                    Err(error) => Answered::Value(failed(&error, *slot, door)),
+                });
+            }
+            Work::Calls { parts, merge } => {
+                let Poll::Ready(values) = poll_parts(parts, cx, door) else { return Poll::Pending };
+                merged(merge, values)
+            }
+            Work::Watch { parts, keys } => {
+                let Poll::Ready(values) = poll_parts(parts, cx, door) else { return Poll::Pending };
+                watched(values, std::mem::take(keys), session)
+            }
+            Work::Execute { call: None, parts } => executed(std::mem::take(parts), None),
+            Work::Execute { call: Some((call, slot)), parts } => {
+                let Poll::Ready(result) = Pin::new(call).poll(cx) else { return Poll::Pending };
+                match result {
+                    Ok(answer) => executed(std::mem::take(parts), Some(answer)),
+                    Err(error) => failed(&error, *slot, door),
+                }
+            }
+            Work::Task(task) => return task.as_mut().poll(cx).map(Answered::Value),
+        };
+        Poll::Ready(Answered::Value(value))
+    }
+}
+
+fn poll_parts(parts: &mut [Part], cx: &mut Context<'_>, door: &Door) -> Poll<Vec<Value>> {
+    for part in parts.iter_mut().filter(|part| part.value.is_none()) {
+        if let Poll::Ready(result) = Pin::new(&mut part.call).poll(cx) {
+            part.value = Some(match result {
+                Ok(answer) => answered(part.shape, answer).into_value(),
+                Err(error) => failed(&error, part.slot, door),
+            });
+        }
+    }
+    if parts.iter().any(|part| part.value.is_none()) {
+        return Poll::Pending;
+    }
+    Poll::Ready(parts.iter_mut().filter_map(|part| part.value.take()).collect())
+}
+
+/// The versions of keys to be watched have come.
+fn watched(values: Vec<Value>, keys: Vec<(u8, Bytes)>, session: &mut Session) -> Value {
+    let mut versions = Vec::with_capacity(keys.len());
+    for (value, (namespace, key)) in values.into_iter().zip(keys) {
+        match value {
+            Value::Integer(version) => {
+                versions.push((namespace, key, u64::try_from(version).unwrap_or_default()));
+            }
+            Value::Error(_) => return value,
+            _ => return Value::error("ERR internal error: an answer to something else"),
+        }
+    }
+    session.watch_versions(versions);
+    Value::OK
+}

@@ -1,0 +1,270 @@
+//! Commands over all keys of a namespace: page by page, shard by shard.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use net::map::SlotRange;
+use net::protocol::{
+    Access, Answer, Op, Program, ProgramCommand, ReadConsistency, ScanItem, WriteConsistency,
+};
+use net::resp::Value;
+use net::slot::slot_of;
+
+use super::Door;
+use super::answers::failed;
+use crate::redis::{NAMESPACES, glob};
+use crate::resp::scan::{slot_end, slot_of_position, slot_start};
+use crate::resp::{Node, Task, info};
+
+/// Keys of one page.
+const PAGE_KEYS: u32 = 1000;
+/// What the reply of `KEYS` may hold.
+const KEYS_BYTES_MAX: usize = 256 << 20;
+/// What a key costs beside its bytes.
+const KEY_OVERHEAD_BYTES: usize = 64;
+
+/// Does what takes several steps; the reply.
+pub(super) async fn run(door: Rc<Door>, cluster: bool, task: Task) -> Value {
+    let tasks = Tasks { door, cluster };
+    let result = match task {
+        Task::Keys { namespace, pattern, consistency } => tasks.keys(namespace, &pattern, consistency).await,
+        Task::Scan { namespace, cursor, pattern, count, any, consistency } => {
+            tasks.scan(namespace, cursor, pattern, count, any, consistency).await
+        }
+        Task::Size { namespace, consistency } => tasks.size(namespace, consistency).await.map(number),
+        Task::RandomKey { namespace, consistency } => tasks.random_key(namespace, consistency).await,
+        Task::KeysInSlot { slot, count, consistency } => tasks.keys_in_slot(slot, count, consistency).await,
+        Task::Flush { namespace } => tasks.flush(namespace).await,
+        Task::Keyspace { text } => tasks.keyspace(text).await,
+        Task::Sleep { ms } => {
+            glommio::timer::sleep(Duration::from_millis(ms)).await;
+            Ok(Value::OK)
+        }
+    };
+    result.unwrap_or_else(|error| error)
+}
+
+fn number(count: u64) -> Value {
+    Value::Integer(i64::try_from(count).unwrap_or(i64::MAX))
+}
+
+#[derive(Clone)]
+struct Tasks {
+    door: Rc<Door>,
+    cluster: bool,
+}
+
+type Page = (Vec<ScanItem>, Option<Bytes>);
+
+impl Tasks {
+    /// The shards to be asked, in the order of their slots: all, or those led here.
+    fn shards(&self) -> Vec<(u32, SlotRange)> {
+        let map = self.door.map();
+        let shards = map.shards.iter().filter_map(|shard| Some((shard.id, shard.slots?)));
+        let mut shards: Vec<_> =
+            shards.filter(|(shard, _)| !self.cluster || self.door.gateway.is_local(*shard)).collect();
+        shards.sort_by_key(|(_, slots)| slots.first);
+        shards
+    }
+
+    async fn ask(&self, namespace: u8, shard: u32, slot: u16, op: Op) -> Result<Answer, Value> {
+        let call = self.door.gateway.call(Door::mode(self.cluster), namespace, shard, op);
+        call.await.map_err(|error| failed(&error, slot, &self.door))
+    }
+
+    async fn page(
+        &self,
+        namespace: u8,
+        shard: u32,
+        range: (Bytes, Option<Bytes>),
+        limit: u32,
+        consistency: ReadConsistency,
+    ) -> Result<Page, Value> {
+        let slot = slot_of_position(&range.0);
+        let op = Op::Scan { start: range.0, end: range.1, limit, consistency, keys_only: true };
+        match self.ask(namespace, shard, slot, op).await? {
+            Answer::Scan { items, next, .. } => Ok((items, next)),
+            _ => Err(Value::error("ERR internal error: an answer to something else")),
+        }
+    }
+
+    async fn keys(
+        &self,
+        namespace: u8,
+        pattern: &[u8],
+        consistency: ReadConsistency,
+    ) -> Result<Value, Value> {
+        let mut keys = Vec::new();
+        let mut bytes = 0;
+        for (shard, slots) in self.shards() {
+            let mut next = Some(slot_start(slots.first));
+            while let Some(start) = next {
+                let (items, rest) =
+                    self.page(namespace, shard, (start, None), PAGE_KEYS, consistency).await?;
+                next = rest;
+                for item in items.iter().filter(|item| glob::matches(pattern, &item.key, false)) {
+                    bytes += item.key.len() + KEY_OVERHEAD_BYTES;
+                    // A copy: a slice would keep the page.
+                    keys.push(Value::Bulk(Bytes::copy_from_slice(&item.key)));
+                }
+                if bytes > KEYS_BYTES_MAX {
+                    return Err(Value::error("ERR too many keys for one reply, use SCAN"));
+                }
+            }
+        }
+        Ok(Value::Array(keys))
+    }
+
+    async fn scan(
+        &self,
+        namespace: u8,
+        cursor: u64,
+        pattern: Option<Bytes>,
+        count: u32,
+        any: bool,
+        consistency: ReadConsistency,
+    ) -> Result<Value, Value> {
+        let Some(start) = self.door.positions.borrow().position(namespace, cursor) else {
+            return Err(Value::error("ERR invalid cursor"));
+        };
+        let mut start = Some(start);
+        let mut keys = Vec::new();
+        let mut left = count.min(PAGE_KEYS * 10);
+        let shards = self.shards();
+        while left > 0
+            && let Some(from) = start.take()
+        {
+            let slot = slot_of_position(&from);
+            let Some(&(shard, slots)) = shards.iter().find(|(_, slots)| slots.last >= slot) else { break };
+            let from = if slots.contains(slot) { from } else { slot_start(slots.first) };
+            let (items, next) = self.page(namespace, shard, (from, None), left, consistency).await?;
+            left = left.saturating_sub(u32::try_from(items.len()).unwrap_or(u32::MAX));
+            let wanted = |key: &[u8]| any && pattern.as_ref().is_none_or(|it| glob::matches(it, key, false));
+            let wanted = items.into_iter().map(|item| item.key).filter(|key| wanted(key));
+            keys.extend(wanted.map(Value::Bulk));
+            start = next.or_else(|| slot_end(slots.last));
+        }
+        let more = start.filter(|at| shards.iter().any(|(_, slots)| slots.last >= slot_of_position(at)));
+        let cursor = more.map_or(0, |at| self.door.positions.borrow_mut().cursor(namespace, &at));
+        Ok(Value::Array(vec![Value::bulk(cursor.to_string()), Value::Array(keys)]))
+    }
+
+    /// All shards are asked before the first answer is waited for.
+    async fn size(&self, namespace: u8, consistency: ReadConsistency) -> Result<u64, Value> {
+        let ask = |(shard, slots): (u32, SlotRange)| {
+            let op = Op::Count { first_slot: slots.first, last_slot: slots.last, consistency };
+            (slots.first, self.door.gateway.call(Door::mode(self.cluster), namespace, shard, op))
+        };
+        let asked: Vec<_> = self.shards().into_iter().map(ask).collect();
+        let mut sum = 0;
+        for (slot, call) in asked {
+            match call.await.map_err(|error| failed(&error, slot, &self.door))? {
+                Answer::Counted { count } => sum += count,
+                _ => return Err(Value::error("ERR internal error: an answer to something else")),
+            }
+        }
+        Ok(sum)
+    }
+
+    /// The first key behind a random slot, around the whole ring.
+    async fn random_key(&self, namespace: u8, consistency: ReadConsistency) -> Result<Value, Value> {
+        let mut shards = self.shards();
+        if shards.is_empty() {
+            return Ok(Value::Null);
+        }
+        let random = self.door.random();
+        let first = usize::try_from(random % u64::try_from(shards.len()).expect("few")).expect("few");
+        shards.rotate_left(first);
+        // The first shard comes twice: from a slot of it on, and at last from its beginning.
+        let slots = shards[0].1;
+        let width = u64::from(slots.last - slots.first) + 1;
+        let within = u16::try_from((random >> 32) % width).expect("a slot");
+        let starts = std::iter::once((shards[0].0, slot_start(slots.first + within)));
+        let starts: Vec<_> = starts
+            .chain(shards[1..].iter().map(|(shard, slots)| (*shard, slot_start(slots.first))))
+            .chain(std::iter::once((shards[0].0, slot_start(slots.first))))
+            .collect();
+        for (shard, start) in starts {
+            let mut next = Some(start);
+            while let Some(start) = next {
+                let (items, rest) = self.page(namespace, shard, (start, None), 16, consistency).await?;
+                if !items.is_empty() {
+                    let chosen = usize::try_from((random >> 48) % u64::try_from(items.len()).expect("few"));
+                    return Ok(Value::Bulk(items[chosen.expect("few")].key.clone()));
+                }
+                next = rest;
+            }
+        }
+        Ok(Value::Null)
+    }
+
+    async fn keys_in_slot(
+        &self,
+        slot: u16,
+        count: u32,
+        consistency: ReadConsistency,
+    ) -> Result<Value, Value> {
+        let shard = self.door.shard_of_slot(slot);
+        let shards = self.door.map().shards;
+        let last = shards.iter().find(|it| it.id == shard).and_then(|it| it.slots).map(|slots| slots.last);
+        let end = slot_end(slot).filter(|_| last != Some(slot));
+        let mut keys = Vec::new();
+        let mut next = Some(slot_start(slot));
+        while let Some(start) = next
+            && keys.len() < usize::try_from(count).expect("64-bit machine")
+        {
+            let left = count - u32::try_from(keys.len()).expect("below the count");
+            let range = (start, end.clone());
+            let (items, rest) = self.page(0, shard, range, left.min(PAGE_KEYS), consistency).await?;
+            keys.extend(items.into_iter().map(|item| Value::Bulk(item.key)));
+            next = rest;
+        }
+        Ok(Value::Array(keys))
+    }
+
+    /// Removes page after page, the shards side by side.
+    async fn flush(&self, namespace: Option<u8>) -> Result<Value, Value> {
+        let namespaces = namespace.map_or(0..NAMESPACES, |namespace| namespace..namespace + 1);
+        let mut under_way = Vec::new();
+        for (shard, slots) in self.shards() {
+            let (tasks, namespaces) = (self.clone(), namespaces.clone());
+            under_way.push(glommio::spawn_local(async move {
+                for namespace in namespaces {
+                    tasks.flush_shard(namespace, shard, slots).await?;
+                }
+                Ok::<(), Value>(())
+            }));
+        }
+        for task in under_way {
+            task.await?;
+        }
+        Ok(Value::OK)
+    }
+
+    async fn flush_shard(&self, namespace: u8, shard: u32, slots: SlotRange) -> Result<(), Value> {
+        let mut next = Some(slot_start(slots.first));
+        while let Some(start) = next {
+            let consistency = ReadConsistency::Linearizable;
+            let (items, rest) = self.page(namespace, shard, (start, None), PAGE_KEYS, consistency).await?;
+            next = rest;
+            let Some(first) = items.first() else { continue };
+            let slot = slot_of(&first.key);
+            let name = Bytes::from_static(b"DEL");
+            let args = std::iter::once(name).chain(items.into_iter().map(|item| item.key)).collect();
+            let commands = vec![ProgramCommand { namespace, args }];
+            let program = Program { slot, watched: Vec::new(), commands };
+            let consistency = Access::Write(WriteConsistency::Strong);
+            self.ask(namespace, shard, slot, Op::Execute { program, consistency }).await?;
+        }
+        Ok(())
+    }
+
+    async fn keyspace(&self, text: String) -> Result<Value, Value> {
+        let mut counts = Vec::new();
+        for namespace in 0..NAMESPACES {
+            counts.push(self.size(namespace, ReadConsistency::Stale).await.unwrap_or(0));
+        }
+        Ok(info::keyspace(text, &counts))
+    }
+}
