@@ -39,6 +39,7 @@ impl Session {
             }
             "client" => self.client(subcommand, args, node),
             "command" => table::command(args),
+            "object" => crate::redis::object_help(),
             "config" => self.config(args, node),
             "info" => info::info(args, &node.facts()),
             "cluster" => cluster::cluster(subcommand, args, node),
