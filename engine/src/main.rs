@@ -32,7 +32,7 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             eprintln!("ringkv: {error:#}");
-            ExitCode::from(cli::FAILURE)
+            cli::exit_code(&error)
         }
     }
 }

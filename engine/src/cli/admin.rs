@@ -16,13 +16,11 @@ use net::protocol::{AdminAccepted, Refusal, ShardDescription};
 use net::{Client, ClientConfig, ClientError};
 use serde_json::json;
 
-use super::{Output, on_executor};
+use super::{Output, UNKNOWN, on_executor};
 use goal::Goal;
 
 /// Exit code: refused, nothing was changed.
 const REFUSED: u8 = 1;
-/// Exit code: begun, or perhaps begun, and not seen to be done.
-const UNKNOWN: u8 = 4;
 /// Between two looks at a shard that is waited for.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// After so long without a sign of it a change that a new leader may not know of is asked for again.

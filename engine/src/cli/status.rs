@@ -1,38 +1,91 @@
-//! `ringkv status`: asks every node for its account of itself and puts them together.
+//! `ringkv status` and `ringkv watch-status`: ask every node for its account of itself and put them together.
 
 use std::collections::BTreeMap;
+use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Result;
-use net::{Client, ClientConfig};
+use clap::Args;
+use engine::driver::executor;
+use net::Client;
 use serde_json::{Value, json};
 
-use super::{Output, on_executor};
+use super::{Cluster, Output, on_executor};
 
-/// Prints the cluster's status; exit code 1 unless all is well.
-pub fn run(endpoints: Vec<String>, timeout: u64, output: Output) -> Result<ExitCode> {
-    on_executor(async move || {
-        let mut config = ClientConfig::new(endpoints);
-        config.request_timeout = Duration::from_secs(timeout);
-        config.connect_timeout = Duration::from_secs(timeout.min(2));
-        let client = Client::connect(config).await?;
-        let map = client.cluster_map();
-        let mut nodes = BTreeMap::new();
-        for node in &map.nodes {
-            let answer = match client.status(&node.binary_addr).await {
+#[derive(Debug, Args)]
+pub struct Status {
+    #[command(flatten)]
+    cluster: Cluster,
+    /// How to print it.
+    #[arg(long, value_enum, default_value = "text")]
+    output: Output,
+}
+
+impl Status {
+    /// Prints the cluster's status; exit code 1 unless all is well.
+    pub(super) fn run(self) -> Result<ExitCode> {
+        on_executor(async move || {
+            let client = self.cluster.connect().await?;
+            let report = look(&client).await;
+            report.show(self.output);
+            Ok(report.exit_code())
+        })
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct Watch {
+    /// Seconds between two looks.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..))]
+    interval: u64,
+    /// Stop after so many looks.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    count: Option<u64>,
+    #[command(flatten)]
+    status: Status,
+}
+
+impl Watch {
+    /// Prints the status again and again.
+    pub(super) fn run(self) -> Result<ExitCode> {
+        on_executor(async move || {
+            let Status { cluster, output } = self.status;
+            let client = cluster.connect().await?;
+            let screen = output == Output::Text && std::io::stdout().is_terminal();
+            let mut looks = 0;
+            loop {
+                let report = look(&client).await;
+                if screen {
+                    // Clears it, and begins at its top.
+                    print!("\x1b[2J\x1b[H");
+                }
+                report.show(output);
+                looks += 1;
+                if self.count.is_some_and(|count| looks >= count) {
+                    return Ok(report.exit_code());
+                }
+                executor::pause(Duration::from_secs(self.interval)).await;
+            }
+        })
+    }
+}
+
+/// Asks all nodes.
+async fn look(client: &Client) -> Report {
+    let map = client.cluster_map();
+    let asked = map.nodes.iter().map(|node| {
+        let (client, id, address) = (client.clone(), node.id, node.binary_addr.clone());
+        async move {
+            let answer = match client.status(&address).await {
                 Ok(bytes) => serde_json::from_slice::<Value>(&bytes).map_err(|error| error.to_string()),
                 Err(error) => Err(error.to_string()),
             };
-            nodes.insert(node.id, (node.binary_addr.clone(), answer));
+            (id, (address, answer))
         }
-        let report = Report::new(map.shards.iter().map(|shard| shard.id).collect(), nodes);
-        match output {
-            Output::Text => report.print(),
-            Output::Json => println!("{}", report.json()),
-        }
-        Ok(ExitCode::from(u8::from(!report.is_well())))
-    })
+    });
+    let nodes = executor::together(asked).await.into_iter().collect();
+    Report::new(map.shards.iter().map(|shard| shard.id).collect(), nodes)
 }
 
 struct Report {
@@ -56,6 +109,17 @@ impl Report {
             }
         }
         Report { shards, nodes, leaders }
+    }
+
+    fn show(&self, output: Output) {
+        match output {
+            Output::Text => self.print(),
+            Output::Json => println!("{}", self.json()),
+        }
+    }
+
+    fn exit_code(&self) -> ExitCode {
+        ExitCode::from(u8::from(!self.is_well()))
     }
 
     fn is_well(&self) -> bool {

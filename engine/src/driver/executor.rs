@@ -46,6 +46,16 @@ pub async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> Option
     glommio::timer::timeout(limit, async { Ok(work.await) }).await.ok()
 }
 
+/// Does all of it at the same time, on this executor; the results come in the order given.
+pub async fn together<T: 'static>(work: impl Iterator<Item = impl Future<Output = T> + 'static>) -> Vec<T> {
+    let tasks: Vec<_> = work.map(glommio::spawn_local).collect();
+    let mut results = Vec::with_capacity(tasks.len());
+    for task in tasks {
+        results.push(task.await);
+    }
+    results
+}
+
 /// Runs a client's work on an executor of its own, and waits for it.
 pub fn run_client<F, W>(work: F) -> io::Result<W::Output>
 where

@@ -252,6 +252,12 @@ macro_rules! typed_methods {
             Client { namespace, ..self.clone() }
         }
 
+        /// The key space of this client.
+        #[must_use]
+        pub fn namespace(&self) -> u8 {
+            self.namespace
+        }
+
         $($async)* fn run<T>(&self, call: calls::Call<impl calls::Read<T>>) -> Result<T, ClientError> {
             let calls::Call { target, op, read } = call;
             read(self.call(target, op)$($await)*?)
