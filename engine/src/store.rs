@@ -3,7 +3,8 @@
 //! What a command means (compare-and-swap, sessions, expiry) is decided above, in [`crate::machine`]; an
 //! engine only has to write a set of keys *together with the applied position* atomically, read them
 //! back, and make checkpoints. That is why another engine is easy to plug in: implement
-//! [`StorageEngine`] and pass the `conformance` suite.
+//! [`StorageEngine`] and pass the `conformance` suite (a feature of this crate). `examples/btree_engine.rs` is a small
+//! engine that does; ARCHITECTURE.md says how one becomes a choice of the configuration.
 //!
 //! Invariants of every engine:
 //! - `applied_durable ≤ applied`, both only grow (but for [`StorageEngine::install_checkpoint`], which
@@ -16,8 +17,8 @@
 //! time); everything else may be called from any thread. `get` and `read_consistently`
 //! with [`ReadTier::Memory`] never wait for a disk and may run on an executor; the rest may block.
 
-#[cfg(test)]
-pub(crate) mod conformance;
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
 pub mod mem;
 pub mod rocks;
 pub mod snapshot;

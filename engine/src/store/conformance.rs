@@ -1,7 +1,8 @@
 //! What every storage engine must do, as tests any engine can be put through.
 //!
 //! An engine's test module calls [`conformance_tests`] with a function that opens it on a folder; each
-//! property becomes a test of its own.
+//! property becomes a test of its own. Engines outside of this crate do the same with its feature `conformance`:
+//! `examples/btree_engine.rs` is one.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,12 +14,13 @@ use proptest::test_runner::{Config, TestRunner};
 use super::{Applied, Look, Lookup, OpenError, ReadTier, StorageEngine, StoreError, Write, WriteSet};
 
 /// Opens the engine under test on a folder.
-pub(crate) type Open = fn(&Path) -> Box<dyn StorageEngine>;
+pub type Open = fn(&Path) -> Box<dyn StorageEngine>;
 
 /// Expands to one test per property for the engine `$open` opens.
+#[macro_export]
 macro_rules! conformance_tests {
     ($open:expr) => {
-        $crate::store::conformance::conformance_tests!($open;
+        $crate::conformance_tests!($open;
             a_fresh_engine_is_empty, writes_are_seen_in_order, the_position_must_grow,
             a_flush_makes_everything_durable, what_is_reopened_is_a_prefix, scans_respect_their_limits,
             a_consistent_read_sees_nothing_of_what_is_applied_meanwhile, memory_reads_never_lie, values_outlive_what_they_came_from,
@@ -34,7 +36,7 @@ macro_rules! conformance_tests {
         })*
     };
 }
-pub(crate) use conformance_tests;
+pub use crate::conformance_tests;
 
 /// Everything a stored key can be.
 const ALL: (&[u8], &[u8]) = (&[0x01], &[0xff]);
@@ -67,7 +69,7 @@ fn get(engine: &dyn StorageEngine, key: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// All data keys and their values.
-pub(crate) fn contents(engine: &dyn StorageEngine) -> Model {
+pub fn contents(engine: &dyn StorageEngine) -> Model {
     let page = engine.scan(ALL.0, ALL.1, NO_LIMIT, NO_LIMIT).expect("scan");
     assert!(!page.more);
     page.items.into_iter().map(|(key, value)| (key.to_vec(), value.to_vec())).collect()
@@ -77,7 +79,8 @@ fn scratch() -> tempfile::TempDir {
     tempfile::tempdir().expect("a temporary folder")
 }
 
-pub(crate) fn a_fresh_engine_is_empty(open: Open) {
+/// A new folder holds nothing, and opening it twice changes that not.
+pub fn a_fresh_engine_is_empty(open: Open) {
     let folder = scratch();
     for _ in 0..2 {
         let engine = open(&folder.path().join("engine"));
@@ -89,7 +92,8 @@ pub(crate) fn a_fresh_engine_is_empty(open: Open) {
     }
 }
 
-pub(crate) fn writes_are_seen_in_order(open: Open) {
+/// Later writes of a key win, within a set and between sets.
+pub fn writes_are_seen_in_order(open: Open) {
     let folder = scratch();
     let engine = open(&folder.path().join("engine"));
     let engine = engine.as_ref();
@@ -103,7 +107,8 @@ pub(crate) fn writes_are_seen_in_order(open: Open) {
     assert_eq!(engine.applied().expect("applied"), at(9));
 }
 
-pub(crate) fn the_position_must_grow(open: Open) {
+/// Applying an entry twice panics and changes nothing.
+pub fn the_position_must_grow(open: Open) {
     let folder = scratch();
     let engine = open(&folder.path().join("engine"));
     apply(engine.as_ref(), 5, &[put(b"\x01a", b"1")]);
@@ -114,7 +119,8 @@ pub(crate) fn the_position_must_grow(open: Open) {
     assert_eq!(get(engine.as_ref(), b"\x01a"), Some(b"1".to_vec()));
 }
 
-pub(crate) fn a_flush_makes_everything_durable(open: Open) {
+/// What was applied before a flush is there after opening again.
+pub fn a_flush_makes_everything_durable(open: Open) {
     let folder = scratch();
     let path = folder.path().join("engine");
     {
@@ -135,7 +141,8 @@ pub(crate) fn a_flush_makes_everything_durable(open: Open) {
     assert_eq!(get(engine.as_ref(), b"\x00s1"), Some(b"session".to_vec()));
 }
 
-pub(crate) fn what_is_reopened_is_a_prefix(open: Open) {
+/// An engine opened again holds what some `apply` left behind, at the position it tells.
+pub fn what_is_reopened_is_a_prefix(open: Open) {
     let folder = scratch();
     let path = folder.path().join("engine");
     let mut next = 1;
@@ -162,7 +169,8 @@ pub(crate) fn what_is_reopened_is_a_prefix(open: Open) {
     }
 }
 
-pub(crate) fn scans_respect_their_limits(open: Open) {
+/// Ranges, limits of items and of bytes, and whether there is more.
+pub fn scans_respect_their_limits(open: Open) {
     let folder = scratch();
     let engine = open(&folder.path().join("engine"));
     let engine = engine.as_ref();
@@ -186,7 +194,8 @@ pub(crate) fn scans_respect_their_limits(open: Open) {
     assert_eq!(scan(18, 255, NO_LIMIT, NO_LIMIT), (vec![18, 19], false));
 }
 
-pub(crate) fn a_consistent_read_sees_nothing_of_what_is_applied_meanwhile(open: Open) {
+/// A consistent read sees the state as it began, whatever is applied beside it, in both tiers.
+pub fn a_consistent_read_sees_nothing_of_what_is_applied_meanwhile(open: Open) {
     let folder = scratch();
     let engine = open(&folder.path().join("engine"));
     apply(engine.as_ref(), 1, &[put(b"\x01a", b"1"), put(b"\x01c", &[3; 4000])]);
@@ -211,7 +220,8 @@ pub(crate) fn a_consistent_read_sees_nothing_of_what_is_applied_meanwhile(open: 
     engine.read_consistently(&mut read).expect("a view");
 }
 
-pub(crate) fn memory_reads_never_lie(open: Open) {
+/// A read of memory finds the value or says that it cannot tell.
+pub fn memory_reads_never_lie(open: Open) {
     let folder = scratch();
     let path = folder.path().join("engine");
     let big = vec![9; 4000];
@@ -232,7 +242,8 @@ pub(crate) fn memory_reads_never_lie(open: Open) {
     }
 }
 
-pub(crate) fn values_outlive_what_they_came_from(open: Open) {
+/// A value read stays whole while the engine moves on, and when it is gone.
+pub fn values_outlive_what_they_came_from(open: Open) {
     let folder = scratch();
     let engine = open(&folder.path().join("engine"));
     let big = vec![5; 100_000];
@@ -250,7 +261,8 @@ pub(crate) fn values_outlive_what_they_came_from(open: Open) {
     }
 }
 
-pub(crate) fn a_checkpoint_is_installed_whole(open: Open) {
+/// A checkpoint replaces everything, the position too, and is consumed.
+pub fn a_checkpoint_is_installed_whole(open: Open) {
     let folder = scratch();
     let (source_path, target_path) = (folder.path().join("source"), folder.path().join("target"));
     let copy = folder.path().join("copy");
@@ -279,7 +291,8 @@ pub(crate) fn a_checkpoint_is_installed_whole(open: Open) {
     assert_eq!(get(source.as_ref(), b"\x01a"), Some(b"later".to_vec()), "the source goes on");
 }
 
-pub(crate) fn a_checkpoint_keeps_its_place(open: Open) {
+/// No folder is written over, and an engine may go back to a checkpoint of its own.
+pub fn a_checkpoint_keeps_its_place(open: Open) {
     let folder = scratch();
     let engine = open(&folder.path().join("engine"));
     apply(engine.as_ref(), 1, &[put(b"\x01a", b"1")]);
@@ -296,7 +309,8 @@ pub(crate) fn a_checkpoint_keeps_its_place(open: Open) {
     assert_eq!(get(engine.as_ref(), b"\x01a"), Some(b"2 again".to_vec()));
 }
 
-pub(crate) fn a_bad_checkpoint_changes_nothing(open: Open) {
+/// What is no checkpoint is refused, and the engine is as it was.
+pub fn a_bad_checkpoint_changes_nothing(open: Open) {
     let folder = scratch();
     let path = folder.path().join("engine");
     let engine = open(&path);
@@ -316,7 +330,8 @@ pub(crate) fn a_bad_checkpoint_changes_nothing(open: Open) {
     assert_eq!(get(engine.as_ref(), b"\x01a"), Some(b"1".to_vec()));
 }
 
-pub(crate) fn a_checkpoint_beside_writes_is_consistent(open: Open) {
+/// A checkpoint taken while a writer runs is what one `apply` left behind.
+pub fn a_checkpoint_beside_writes_is_consistent(open: Open) {
     let folder = scratch();
     let engine = open(&folder.path().join("engine"));
     let stop = AtomicBool::new(false);
@@ -345,7 +360,8 @@ pub(crate) fn a_checkpoint_beside_writes_is_consistent(open: Open) {
     });
 }
 
-pub(crate) fn a_checkpoint_is_looked_into_and_left_as_it_is(open: Open) {
+/// Looking into a checkpoint changes not a byte of it.
+pub fn a_checkpoint_is_looked_into_and_left_as_it_is(open: Open) {
     let folder = scratch();
     let engine = open(&folder.path().join("engine"));
     apply(engine.as_ref(), 3, &[put(b"\x00m", b"members"), put(b"\x01a", &[7; 3000])]);
@@ -374,7 +390,8 @@ pub(crate) fn a_checkpoint_is_looked_into_and_left_as_it_is(open: Open) {
     assert!(!missing.exists());
 }
 
-pub(crate) fn an_install_leaves_nothing_old_in_memory(open: Open) {
+/// After an install no cache answers with what was before.
+pub fn an_install_leaves_nothing_old_in_memory(open: Open) {
     let folder = scratch();
     let target = open(&folder.path().join("target"));
     let keys: Vec<[u8; 2]> = (0..20).map(|n| [1, n]).collect();
@@ -410,7 +427,8 @@ pub(crate) fn an_install_leaves_nothing_old_in_memory(open: Open) {
     }
 }
 
-pub(crate) fn readers_beside_an_install_see_one_state(open: Open) {
+/// Readers see the old state or the new one, never both.
+pub fn readers_beside_an_install_see_one_state(open: Open) {
     let folder = scratch();
     let engine = open(&folder.path().join("engine"));
     let keys: [&[u8]; 3] = [b"\x01a", b"\x01b", b"\x01c"];
@@ -464,7 +482,8 @@ pub(crate) fn readers_beside_an_install_see_one_state(open: Open) {
     one_state(by_scan().expect("scan"));
 }
 
-pub(crate) fn a_destroyed_engine_is_gone(open: Open) {
+/// Every call on a destroyed engine says so, and its place is empty.
+pub fn a_destroyed_engine_is_gone(open: Open) {
     let folder = scratch();
     let path = folder.path().join("engine");
     let engine = open(&path);
@@ -488,7 +507,8 @@ pub(crate) fn a_destroyed_engine_is_gone(open: Open) {
     assert!(contents(again.as_ref()).is_empty());
 }
 
-pub(crate) fn readers_beside_a_writer_see_whole_batches(open: Open) {
+/// A scan beside a writer sees each set of writes whole or not at all.
+pub fn readers_beside_a_writer_see_whole_batches(open: Open) {
     let folder = scratch();
     let engine = open(&folder.path().join("engine"));
     let stop = AtomicBool::new(false);
@@ -541,7 +561,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     proptest::collection::vec(step, 1..40)
 }
 
-pub(crate) fn any_history_matches_the_model(open: Open) {
+/// Random histories with flushes, checkpoints and restarts, beside a plain map.
+pub fn any_history_matches_the_model(open: Open) {
     let config = Config { cases: 24, failure_persistence: None, ..Config::default() };
     TestRunner::new(config)
         .run(&steps(), |steps| {
