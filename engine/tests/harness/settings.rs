@@ -125,7 +125,7 @@ impl Settings {
         }
         write!(
             text,
-            "[raft]\n{raft}\n\n[snapshot]\n{snapshot}\n\n\
+            "[resp]\ndebug_commands = true\n\n[raft]\n{raft}\n\n[snapshot]\n{snapshot}\n\n\
              [wal]\nio = \"{wal_io}\"\nsegment_bytes = {}\nbatch_bytes_max = {}\npool_min = 2\npool_max = 4\ncache_bytes = {}\n\
              retain_bytes = {}\n\n\
              [storage]\nengine = \"{engine}\"\ncache_bytes = {}\nwrite_buffer_bytes = {}\n\n\

@@ -30,7 +30,9 @@ use super::{Door, UNFINISHED_BYTES_MAX, tasks, wall_us};
 use crate::driver::gateway;
 use crate::resp::{Action, Call, Merge, Node, Row, Session, Shape, Touches};
 
-/// Commands of one connection under way.
+/// Commands of one connection under way: at first, however long their replies are, and at most.
+const UNDER_WAY_UNKNOWN: usize = 32;
+const UNDER_WAY_MIN: usize = 8;
 const UNDER_WAY_MAX: usize = 1024;
 /// Bytes of their arguments.
 const UNDER_WAY_BYTES_MAX: usize = 4 << 20;
@@ -87,6 +89,8 @@ struct Connection {
     reads: usize,
     writes: usize,
     held_bytes: usize,
+    /// What the next reply is feared to take: the longest of the last few.
+    feared_bytes: usize,
     /// The next command, which waits for earlier ones.
     waiting: Option<Decided>,
     /// The last entry must be answered before the next command is read.
@@ -139,6 +143,7 @@ struct Part {
 
 impl Connection {
     fn new(door: Rc<Door>, cluster: bool, stream: TcpStream, row: Arc<Row>) -> Connection {
+        let feared_bytes = door.output_bytes_max / UNDER_WAY_UNKNOWN;
         Connection {
             session: Session::new(cluster, row, &*door),
             decoder: RequestDecoder::new(door.limits),
@@ -153,6 +158,7 @@ impl Connection {
             under_way: VecDeque::new(),
             reads: 0,
             writes: 0,
+            feared_bytes,
             held_bytes: 0,
             waiting: None,
             alone: false,
@@ -211,7 +217,8 @@ impl Connection {
     }
 
     fn has_room(&self) -> bool {
-        self.under_way.len() < UNDER_WAY_MAX
+        let most = self.door.output_bytes_max / self.feared_bytes.max(1);
+        self.under_way.len() < most.clamp(UNDER_WAY_MIN, UNDER_WAY_MAX)
             && self.held_bytes < UNDER_WAY_BYTES_MAX
             && !self.is_full()
             && !self.alone
@@ -363,7 +370,10 @@ impl Connection {
                 self.door.registry().errors.fetch_add(1, Ordering::Relaxed);
             }
             if !entry.silent {
+                let before = self.output.len();
                 reply.append(entry.version, &mut self.output);
+                let length = self.output.len() - before;
+                self.feared_bytes = length.max(self.feared_bytes - self.feared_bytes / 16);
             }
         }
     }
