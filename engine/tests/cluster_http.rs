@@ -77,6 +77,7 @@ fn every_route_answers_as_its_document_says() {
     {
         expect(&metrics, 200, name);
     }
+    assert_eq!(checked.request(&mut http, "GET", "/openapi.json", &[], b"").json(), document);
     checked_kv(&mut checked, &mut http);
     checked.all_were_used(&["/v1/scan"]);
 }

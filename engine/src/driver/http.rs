@@ -86,7 +86,8 @@ impl Door {
     }
 }
 
-/// Serves a connection until it ends.
+/// Serves a connection until it ends. Answers leave one by one: gathered, those of a long pipeline would fill the memory
+/// while the client reads none.
 pub(super) async fn serve(gateway: Gateway, door: Rc<Door>, fd: OwnedFd, slot: ConnectionSlot) {
     let Ok(line) = Line::new(fd).map(Rc::new) else { return };
     door.open.borrow_mut().push(Rc::downgrade(&line));
@@ -106,7 +107,6 @@ pub(super) async fn serve(gateway: Gateway, door: Rc<Door>, fd: OwnedFd, slot: C
         .half_close(true)
         .max_buf_size(HEAD_BYTES_MAX)
         .max_headers(HEADERS_MAX)
-        .pipeline_flush(true)
         .serve_connection(Stream::new(line.clone()), service);
     if let Err(error) = connection.await {
         tracing::debug!(%error, "an HTTP connection ended");

@@ -333,9 +333,9 @@ fn read_consistency(query: &Query) -> Result<ReadConsistency, Problem> {
 fn scan_of(query: &str) -> Result<Scan, Problem> {
     let known = ["prefix", "start", "limit", "cursor", "values", "consistency", "namespace"];
     let query = Query::parse(query.as_bytes(), &known)?;
+    // The query of the first page, with a cursor added, asks for the next.
     let from = match (query.get("cursor"), query.get("start")) {
-        (Some(_), Some(_)) => return Err(Problem::invalid("give `cursor` or `start`, not both")),
-        (Some(cursor), None) => Some(super::scan::position_of(cursor)?),
+        (Some(cursor), _) => Some(super::scan::position_of(cursor)?),
         (None, Some(start)) => Some((net::slot::slot_of(start), start.clone())),
         (None, None) => None,
     };
