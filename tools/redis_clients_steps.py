@@ -247,7 +247,7 @@ def server(r):
     r.same("config_get", "nosuchthing")
     r.same("config_set", "nosuchthing", "1")
     r.same("function_flush")
-    r.same("wait", 0, 100)
+    r.shape("wait", 0, 100)
     r.same("execute_command", "COMMAND GETKEYS", "MSET", "a", "1", "b", "2")
     r.shape("command_count")
     r.shape("command", keys=("get", "set", "mget"))

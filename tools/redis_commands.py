@@ -302,7 +302,7 @@ class Commands:
         if how == "replace" and first < len(command):
             at = self.rnd.randrange(first, len(command))
             return command[:at] + [self.rnd.choice(JUNK)] + command[at + 1:]
-        if command[0].upper() == b"BITOP":
+        if command[0].upper() in (b"BITOP", b"MSETNX"):
             return command
         return command + [self.rnd.choice(JUNK)]
 

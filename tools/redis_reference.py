@@ -172,7 +172,7 @@ class Reply:
 class Raw:
     """A connection that sends any bytes and returns replies with the bytes they came in."""
 
-    def __init__(self, address, timeout=30):
+    def __init__(self, address, timeout=20):
         self.socket = socket.create_connection(address, timeout=timeout)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.buffer = b""

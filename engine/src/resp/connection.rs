@@ -65,7 +65,13 @@ impl Session {
                 self.namespace = namespace;
                 Value::OK
             }
-            Some(_) => Value::error("ERR DB index is out of range"),
+            Some(Ok(_)) => Value::error("ERR DB index is out of range"),
+            Some(Err(_)) if integer(index).is_some_and(|index| i32::try_from(index).is_ok()) => {
+                Value::error("ERR DB index is out of range")
+            }
+            Some(Err(_)) => {
+                Value::error("ERR value is out of range, value must between -2147483648 and 2147483647")
+            }
             None => Value::error(NOT_AN_INTEGER),
         }
     }

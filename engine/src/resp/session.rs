@@ -130,6 +130,12 @@ impl Session {
         }
         let spec = match table::resolve(&args) {
             Ok(spec) => spec,
+            Err(error) if args[0].eq_ignore_ascii_case(b"exec") => {
+                (self.transaction, self.watched) = (None, Vec::new());
+                let why = error.strip_prefix("ERR ").unwrap_or(&error);
+                let text = format!("EXECABORT Transaction discarded because of: {why}");
+                return Action::Reply(Value::Error(text));
+            }
             Err(error) => return self.reject(error),
         };
         self.last_command = &spec.name;
