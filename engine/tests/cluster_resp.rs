@@ -1,0 +1,276 @@
+//! The Redis doors of real nodes: the order of a pipeline, transactions, redirections, walks over all keys, and clients
+//! that behave badly.
+
+#[allow(dead_code, unused_imports)] // each test binary uses its own part
+#[path = "harness/harness.rs"]
+mod harness;
+
+use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::time::Duration;
+
+use bytes::Bytes;
+use harness::{Cluster, Settings};
+use net::resp::{Value, decode_value};
+use net::slot::slot_of;
+
+/// A client that says what it is told and reads what comes.
+struct Redis {
+    stream: TcpStream,
+    received: Vec<u8>,
+}
+
+impl Redis {
+    fn connect(address: SocketAddr) -> Redis {
+        let stream = TcpStream::connect(address).expect("the door is open");
+        stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a socket");
+        Redis { stream, received: Vec::new() }
+    }
+
+    fn send(&mut self, commands: &[&str]) {
+        let mut bytes = Vec::new();
+        for command in commands {
+            let args: Vec<&str> = command.split(' ').collect();
+            bytes.extend_from_slice(format!("*{}\r\n", args.len()).as_bytes());
+            for arg in args {
+                bytes.extend_from_slice(format!("${}\r\n{arg}\r\n", arg.len()).as_bytes());
+            }
+        }
+        self.stream.write_all(&bytes).expect("the node reads");
+    }
+
+    fn read(&mut self) -> Option<Value> {
+        loop {
+            let mut bytes = Bytes::copy_from_slice(&self.received);
+            if let Some(value) = decode_value(&mut bytes).expect("a reply") {
+                self.received.drain(..self.received.len() - bytes.len());
+                return Some(value);
+            }
+            let mut piece = [0; 64 << 10];
+            match self.stream.read(&mut piece).expect("a reply within the time") {
+                0 => return None,
+                count => self.received.extend_from_slice(&piece[..count]),
+            }
+        }
+    }
+
+    fn ask(&mut self, command: &str) -> Value {
+        self.send(&[command]);
+        self.read().expect("the connection stays open")
+    }
+
+    fn ask_all(&mut self, commands: &[&str]) -> Vec<Value> {
+        self.send(commands);
+        commands.iter().map(|_| self.read().expect("the connection stays open")).collect()
+    }
+}
+
+fn bulk(text: &str) -> Value {
+    Value::bulk(text.to_owned())
+}
+
+fn error(value: Value) -> String {
+    match value {
+        Value::Error(text) => text,
+        other => panic!("an error was expected, not {other:?}"),
+    }
+}
+
+fn keys_of(value: &Value) -> BTreeSet<String> {
+    let Value::Array(keys) = value else { panic!("{value:?}") };
+    let text = |key: &Value| match key {
+        Value::Bulk(key) => String::from_utf8(key.to_vec()).expect("a text"),
+        other => panic!("{other:?}"),
+    };
+    keys.iter().map(text).collect()
+}
+
+#[test]
+fn redis_clients_are_served_by_every_node() {
+    let cluster = Cluster::start(Settings::default());
+    let mut clients: Vec<Redis> = cluster.nodes().iter().map(|node| Redis::connect(node.resp)).collect();
+    for client in &mut clients {
+        a_pipeline_is_a_sequence(client);
+    }
+    many_keys_are_walked(&mut clients);
+    transactions_are_one_step(&mut clients);
+    namespaces_are_apart(&mut clients[0]);
+    redirections_lead_to_the_leader(&cluster);
+}
+
+/// Each command sees what those before it did, whoever leads the shards.
+fn a_pipeline_is_a_sequence(client: &mut Redis) {
+    for key in ["a", "b", "c", "d", "e", "f"] {
+        let commands = [
+            &format!("SET {key} 1")[..],
+            &format!("GET {key}"),
+            &format!("SET {key} 2"),
+            &format!("INCR {key}"),
+            &format!("GET {key}"),
+            &format!("DEL {key}"),
+            &format!("EXISTS {key}"),
+            "PING",
+        ];
+        let expected = [
+            Value::OK,
+            bulk("1"),
+            Value::OK,
+            Value::Integer(3),
+            bulk("3"),
+            Value::Integer(1),
+            Value::Integer(0),
+            Value::Simple("PONG".into()),
+        ];
+        assert_eq!(client.ask_all(&commands), expected, "{key}");
+    }
+    let sets: Vec<String> = (0..3000).map(|number| format!("SET key:{} {number}", number % 7)).collect();
+    let sets: Vec<&str> = sets.iter().map(String::as_str).collect();
+    assert!(client.ask_all(&sets).iter().all(|reply| *reply == Value::OK));
+    let gets: Vec<String> = (0..7).map(|key| format!("GET key:{key}")).collect();
+    let gets: Vec<&str> = gets.iter().map(String::as_str).collect();
+    let last: Vec<Value> = (0..7).map(|key| bulk(&(2999 - (2999 - key) % 7).to_string())).collect();
+    assert_eq!(client.ask_all(&gets), last, "the last of several writes stays");
+    assert_eq!(client.ask("FLUSHALL"), Value::OK);
+}
+
+fn many_keys_are_walked(clients: &mut [Redis]) {
+    let pairs: Vec<String> = (0..500).map(|number| format!("walk:{number} {number}")).collect();
+    assert_eq!(clients[0].ask(&format!("MSET {}", pairs.join(" "))), Value::OK);
+    let names: BTreeSet<String> = (0..500).map(|number| format!("walk:{number}")).collect();
+    for client in clients.iter_mut() {
+        assert_eq!(keys_of(&client.ask("KEYS *")), names);
+        assert_eq!(keys_of(&client.ask("KEYS walk:4[0-4]?")).len(), 50);
+        assert_eq!(client.ask("DBSIZE"), Value::Integer(500));
+    }
+    let mut cursor = "0".to_owned();
+    let mut seen = BTreeSet::new();
+    loop {
+        let Value::Array(page) = clients[1].ask(&format!("SCAN {cursor} COUNT 37")) else { panic!() };
+        seen.extend(keys_of(&page[1]));
+        let Value::Bulk(next) = &page[0] else { panic!() };
+        cursor = String::from_utf8(next.to_vec()).expect("digits");
+        if cursor == "0" {
+            break;
+        }
+    }
+    assert_eq!(seen, names, "a scan leaves nothing out");
+    let Value::Bulk(random) = clients[2].ask("RANDOMKEY") else { panic!() };
+    assert!(names.contains(std::str::from_utf8(&random).expect("a text")));
+    let Value::Array(values) = clients[2].ask("MGET walk:7 none walk:499") else { panic!() };
+    assert_eq!(values, [bulk("7"), Value::Null, bulk("499")]);
+    assert_eq!(clients[0].ask("DEL walk:1 walk:2 none"), Value::Integer(2));
+    assert_eq!(clients[0].ask("FLUSHDB"), Value::OK);
+    assert_eq!(clients[1].ask("DBSIZE"), Value::Integer(0));
+}
+
+fn transactions_are_one_step(clients: &mut [Redis]) {
+    let [one, other, ..] = clients else { panic!() };
+    one.ask_all(&["SET {t}a 1", "WATCH {t}a {t}b", "MULTI", "INCR {t}a", "GET {t}b", "PING"]);
+    let Value::Array(replies) = one.ask("EXEC") else { panic!() };
+    assert_eq!(replies, [Value::Integer(2), Value::Null, Value::Simple("PONG".into())]);
+    one.ask_all(&["WATCH {t}b", "MULTI", "SET {t}a 9"]);
+    assert_eq!(other.ask("SET {t}b x"), Value::OK);
+    assert_eq!(one.ask("EXEC"), Value::NullArray, "a watched key has changed");
+    assert_eq!(one.ask("GET {t}a"), bulk("2"));
+    let spoilt = one.ask_all(&["MULTI", "NOSUCH", "SET {t}a 9", "EXEC"]);
+    assert!(error(spoilt[3].clone()).starts_with("EXECABORT "));
+    let across = one.ask_all(&["MULTI", "SET {t}a 9", "SET {u}a 9", "EXEC"]);
+    assert!(error(across[3].clone()).starts_with("CROSSSLOT "));
+    let pipelined = one.ask_all(&["WATCH {t}a", "MULTI", "INCR {t}a", "EXEC", "GET {t}a"]);
+    assert_eq!(pipelined[3..], [Value::Array(vec![Value::Integer(3)]), bulk("3")]);
+}
+
+fn namespaces_are_apart(client: &mut Redis) {
+    client.ask_all(&["SET n 0", "SELECT 1", "SET n 1", "SELECT 0"]);
+    assert_eq!(client.ask("GET n"), bulk("0"));
+    assert_eq!(
+        client.ask_all(&["SELECT 1", "FLUSHDB", "GET n", "SELECT 0", "GET n"])[2..],
+        [Value::Null, Value::OK, bulk("0")]
+    );
+}
+
+fn redirections_lead_to_the_leader(cluster: &Cluster) {
+    let mut redirected = 0;
+    for key in ["a", "b", "c", "d", "e", "f", "g", "h"] {
+        let mut client = Redis::connect(cluster.node(1).resp_cluster);
+        let mut reply = client.ask(&format!("SET {key} {key}"));
+        if let Value::Error(moved) = &reply {
+            let words: Vec<&str> = moved.split(' ').collect();
+            assert_eq!(words[..2], ["MOVED", &slot_of(key.as_bytes()).to_string()], "{moved}");
+            client = Redis::connect(words[2].parse().expect("an address"));
+            reply = client.ask(&format!("SET {key} {key}"));
+            redirected += 1;
+        }
+        assert_eq!(reply, Value::OK);
+        assert_eq!(client.ask(&format!("GET {key}")), bulk(key));
+        // A follower may be read by whoever says so.
+        for node in cluster.nodes() {
+            let mut reader = Redis::connect(node.resp_cluster);
+            assert_eq!(reader.ask_all(&["READONLY", &format!("GET {key}")]), [Value::OK, bulk(key)]);
+        }
+    }
+    assert!(redirected > 0, "no node leads all shards");
+    let mut client = Redis::connect(cluster.node(1).resp_cluster);
+    assert!(error(client.ask("MGET a b c")).starts_with("CROSSSLOT "));
+    let Value::Array(slots) = client.ask("CLUSTER SLOTS") else { panic!() };
+    assert_eq!(slots.len(), usize::try_from(cluster.settings.shards).expect("few"));
+}
+
+/// What one client does wrong costs the others nothing.
+#[test]
+fn bad_clients_are_bounded() {
+    let cluster = Cluster::start(Settings::default());
+    let door = cluster.node(1).resp;
+    let mut well = Redis::connect(door);
+    assert_eq!(well.ask("SET well known"), Value::OK);
+
+    let mut wrong = Redis::connect(door);
+    wrong
+        .stream
+        .write_all(b"*2\r\n$3\r\nGET\r\n$4\r\nwell\r\n*2\r\n$3\r\nGET\r\n$1073741824\r\n")
+        .expect("sent");
+    assert_eq!(wrong.read(), Some(bulk("known")), "what came before is answered");
+    assert_eq!(error(wrong.read().expect("a reply")), "ERR Protocol error: invalid bulk length");
+    assert_eq!(wrong.read(), None, "and then the connection is closed");
+
+    // Many announce what they never send.
+    let before = cluster.node(1).resident_bytes();
+    let waiting: Vec<Redis> = (0..500)
+        .map(|_| {
+            let mut client = Redis::connect(door);
+            client.stream.write_all(b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1000000\r\nab").expect("sent");
+            client
+        })
+        .collect();
+    assert_eq!(well.ask("GET well"), bulk("known"));
+    let grown = cluster.node(1).resident_bytes().saturating_sub(before);
+    assert!(grown < 64 << 20, "500 announcements of a megabyte cost {grown} bytes");
+    drop(waiting);
+
+    // A half-closed connection still gets its answers.
+    let mut half = Redis::connect(door);
+    half.send(&["SET half 1", "INCR half", "GET half"]);
+    half.stream.shutdown(Shutdown::Write).expect("open");
+    let replies: Vec<Value> = std::iter::from_fn(|| half.read()).collect();
+    assert_eq!(replies, [Value::OK, Value::Integer(2), bulk("2")]);
+
+    // A hundred thousand commands at once, most of whose replies wait for the client to read.
+    let value = "v".repeat(1000);
+    assert_eq!(well.ask(&format!("SET big {value}")), Value::OK);
+    let mut many = Redis::connect(door);
+    let request = b"*2\r\n$3\r\nGET\r\n$3\r\nbig\r\n".repeat(100_000);
+    let mut stream = many.stream.try_clone().expect("a socket");
+    let sender = std::thread::spawn(move || stream.write_all(&request).expect("the node reads on"));
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(well.ask("GET well"), bulk("known"), "others are served meanwhile");
+    let grown = cluster.node(1).resident_bytes().saturating_sub(before);
+    assert!(grown < 160 << 20, "100 MB of replies that nobody reads cost {grown} bytes");
+    let expected = format!("$1000\r\n{value}\r\n").into_bytes();
+    let mut reply = vec![0; expected.len()];
+    for number in 0..100_000 {
+        many.stream.read_exact(&mut reply).expect("every command is answered");
+        assert!(reply == expected, "reply {number}");
+    }
+    sender.join().expect("everything was sent");
+}
