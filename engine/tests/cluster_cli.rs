@@ -146,7 +146,7 @@ fn fill(cluster: &Cluster) {
         client.with_namespace(2).put(vec![0xff, 0], "elsewhere").await.expect("put");
         let ttl = |seconds| net::PutOptions { ttl: Some(Duration::from_secs(seconds)), ..Default::default() };
         client.put_with("lives", "long", ttl(10_000)).await.expect("put");
-        client.put_with("dies", "soon", ttl(4)).await.expect("put");
+        client.put_with("dies", "soon", ttl(15)).await.expect("put");
     });
 }
 
@@ -175,7 +175,12 @@ fn what_is_dumped_is_loaded() {
         fill(&cluster);
         let said = ringkv(&cluster, &["dump", &all, "--all"]);
         assert_eq!(said.code, Some(0), "{}", said.error);
-        assert!(said.error.contains("303 keys dumped"), "{}", said.error);
+        // One of them may have expired by now.
+        assert!(
+            ["302", "303"].iter().any(|count| said.error.contains(&format!("{count} keys dumped"))),
+            "{}",
+            said.error
+        );
         assert_eq!(ringkv(&cluster, &["dump", &all]).code, Some(3), "a dump is not written over");
         assert_eq!(ringkv(&cluster, &["dump", &one, "--namespace", "2"]).code, Some(0));
         let piped = ringkv(&cluster, &["dump", "--namespace", "2"]);
@@ -201,7 +206,7 @@ fn what_is_dumped_is_loaded() {
     assert_eq!(loaded.code, Some(0), "{}", loaded.error);
     let told = json(&loaded);
     let total = told["loaded"].as_u64().expect("a number") + told["expired"].as_u64().expect("a number");
-    assert_eq!(total, 303);
+    assert!([302, 303].contains(&total), "{total}");
     let values = |text: &str| {
         let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
         lines.sort_unstable();
@@ -213,7 +218,7 @@ fn what_is_dumped_is_loaded() {
     let left = ttl_ms(&cluster, "lives");
     assert!((1..=10_000_000).contains(&left) && left > 9_000_000, "{left} ms are left");
     assert_eq!(ttl_ms(&cluster, "key7"), -1);
-    until("a key to expire where it was loaded, too", Duration::from_secs(20), || {
+    until("a key to expire where it was loaded, too", Duration::from_secs(30), || {
         let said = ringkv(&cluster, &["get", "dies"]);
         if said.code == Some(1) { Ok(()) } else { Err(said.text()) }
     });

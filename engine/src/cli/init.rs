@@ -156,7 +156,8 @@ impl Init {
                 tables.remove(tables.len() - 1);
             }
             while tables.len() < self.nodes.len() {
-                let like = tables.get(1).or_else(|| tables.get(0)).cloned().unwrap_or_default();
+                // Tables are written in the order of their positions, which a copy shares.
+                let like = tables.get(tables.len() - 1).cloned().unwrap_or_default();
                 tables.push(like);
             }
             for (table, node) in tables.iter_mut().zip(&self.nodes) {
@@ -195,11 +196,19 @@ fn set(document: &mut DocumentMut, section: &str, key: &str, new: impl Into<Valu
     }
 }
 
-/// Replaces a value; the comment after it stays.
+/// Replaces a value; the comment after it stays, and stays in its column where there is room.
 fn put(table: &mut Table, key: &str, new: impl Into<Value>) {
     let mut new = new.into();
     if let Some(old) = table.get(key).and_then(Item::as_value) {
+        let width = |value: &Value| value.clone().decorated("", "").to_string().len();
+        let (before, after) = (width(old), width(&new));
         *new.decor_mut() = old.decor().clone();
+        let comment = old.decor().suffix().and_then(|suffix| suffix.as_str()).unwrap_or_default();
+        let spaces = comment.len() - comment.trim_start().len();
+        if spaces > 0 {
+            let spaces = (spaces + before).saturating_sub(after).max(1);
+            new.decor_mut().set_suffix(format!("{:spaces$}{}", "", comment.trim_start()));
+        }
     }
     table[key] = value(new);
 }
@@ -246,6 +255,9 @@ mod tests {
         let nodes: Vec<String> = (1..=5).map(|id| format!("--node={id}=127.0.0.1:{}", 7050 + id)).collect();
         let nodes: Vec<&str> = nodes.iter().map(String::as_str).collect();
         assert_eq!(config(&nodes).cluster.nodes.len(), 5);
+        let text = init(&nodes).text().unwrap();
+        let places: Vec<_> = (1..=5).map(|id| text.find(&format!("\nid = {id}\nbinary"))).collect();
+        assert!(places.is_sorted() && places.iter().all(Option::is_some), "{places:?}");
         assert_eq!(config(&nodes[..1]).cluster.nodes.len(), 1);
     }
 
