@@ -265,6 +265,7 @@ pub fn mutation<'a>(mutation: &'a protocol::Mutation, place: KeyPlace, now_ms: u
 pub fn outcome(index: u64, outcome: Outcome) -> Result<Answer, Refusal> {
     match outcome {
         Outcome::SessionExpired => Err(Refusal::SessionExpired),
+        Outcome::Untold => Err(Refusal::Timeout),
         Outcome::Executed(replies) => Ok(Answer::Executed { index, replies, freshness: None }),
         done => {
             let outcomes = done.mutations().iter().map(mutation_outcome).collect();

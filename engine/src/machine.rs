@@ -47,6 +47,7 @@ pub use read::{
 pub use session::{SessionCorrupt, SessionLimits};
 
 use expiry::Expiries;
+use outcome::Told;
 use overlay::Overlay;
 use session::{Admission, SessionTable};
 
@@ -247,7 +248,7 @@ impl Machine {
     /// # Panics
     /// When an entry's index does not grow: the caller mixed up its log.
     pub fn apply(&mut self, entries: &[MachineEntry]) -> Result<AppliedBatch, ApplyError> {
-        let mut outcomes = Vec::new();
+        let mut outcomes = Told::default();
         let mut rest = entries;
         while let Some(first) = rest.first() {
             let swept = if self.is_sweep_before(first.index) {
@@ -258,7 +259,7 @@ impl Machine {
             let applied = self.apply_run(rest, &swept, &mut outcomes)?;
             rest = &rest[applied..];
         }
-        Ok(AppliedBatch { applied: self.applied, outcomes })
+        Ok(AppliedBatch { applied: self.applied, outcomes: outcomes.outcomes })
     }
 
     /// Whether what has expired is removed just before entry `index`. The log alone decides: where it is, and what is
@@ -274,7 +275,7 @@ impl Machine {
         &mut self,
         entries: &[MachineEntry],
         swept: &[Bytes],
-        outcomes: &mut Vec<(u64, Outcome)>,
+        outcomes: &mut Told,
     ) -> Result<usize, ApplyError> {
         let mut arena = std::mem::take(&mut self.arena);
         let count = self.apply_over(&arena, entries, swept, outcomes)?;
@@ -291,7 +292,7 @@ impl Machine {
         arena: &Bump,
         entries: &[MachineEntry],
         swept: &[Bytes],
-        outcomes: &mut Vec<(u64, Outcome)>,
+        outcomes: &mut Told,
     ) -> Result<usize, ApplyError> {
         let mut overlay = Overlay::with_capacity(swept.len() + entries.len() + 2);
         let clock_before = self.clock_ms;
@@ -311,7 +312,7 @@ impl Machine {
             }
             let outcome = self.apply_entry(&mut overlay, arena, entry)?;
             if entry.want_outcome {
-                outcomes.push((entry.index, outcome.expect("an outcome that is wanted is computed")));
+                outcomes.push(entry.index, outcome.expect("an outcome that is wanted is computed"));
             }
             self.applied = Applied { index: entry.index, term: entry.term };
             count += 1;

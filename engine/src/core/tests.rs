@@ -3,6 +3,7 @@
 
 mod cluster;
 mod members;
+mod programs;
 mod quiet;
 
 use bytes::Bytes;
@@ -15,7 +16,7 @@ use raft::Nanos;
 
 use super::Event;
 use crate::placement;
-use cluster::{Cluster, SHARDS, Settings};
+use cluster::{Cluster, SHARDS, Settings, shard_of};
 
 fn put(key: &str, value: &str) -> Op {
     write(vec![Mutation::Put { key: bytes(key), value: bytes(value), ttl_ms: None }])

@@ -72,6 +72,11 @@ impl Clients {
             self.send(client, &Reply { id: reply.id, result: Err(Refusal::Busy { retry_after_ms: 20 }) });
             return;
         }
+        if is_long_program(&reply.result) && client.sender.is_full() {
+            // As above, but it may have written: that it is not known how it ended is the truth.
+            self.send(client, &Reply { id: reply.id, result: Err(Refusal::Timeout) });
+            return;
+        }
         self.send(client, reply);
     }
 
@@ -208,4 +213,10 @@ pub(super) fn greeting(node: u64, core: u32, limits: &Limits, map: net::map::Clu
 
 pub(super) fn report(code: ErrorCode, message: String) -> ErrorReport {
     ErrorReport { code, message }
+}
+
+/// Whether an answer is that of a program, and not a short one.
+fn is_long_program(result: &Result<Answer, Refusal>) -> bool {
+    const SHORT_BYTES: usize = 1 << 10;
+    matches!(result, Ok(Answer::Executed { replies: Some(replies), .. }) if replies.len() > SHORT_BYTES)
 }

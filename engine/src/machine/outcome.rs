@@ -43,6 +43,9 @@ pub enum Outcome {
     /// Of a program: the replies of its commands as RESP3 values, one after the other, empty where nobody wants them;
     /// `None`: a watched key has changed, and nothing was done.
     Executed(Option<Bytes>),
+    /// Of a program that was executed: the batch's replies are longer together than are held in memory. Whoever waits
+    /// hears that its outcome is unknown.
+    Untold,
 }
 
 impl Outcome {
@@ -66,7 +69,35 @@ impl Outcome {
         match self {
             Self::One(outcome) => std::slice::from_ref(outcome),
             Self::Batch(outcomes) => outcomes,
-            Self::SessionExpired | Self::Executed(_) => &[],
+            Self::SessionExpired | Self::Executed(_) | Self::Untold => &[],
+        }
+    }
+}
+
+/// Bytes of replies of one batch that are told; beyond it, only short ones are.
+const REPLIES_BYTES_MAX: usize = 32 << 20;
+/// Replies this short are always told.
+const SHORT_REPLIES_BYTES: usize = 1 << 10;
+
+/// The outcomes of a batch that somebody waits for.
+#[derive(Default)]
+pub(super) struct Told {
+    pub(super) outcomes: Vec<(u64, Outcome)>,
+    bytes: usize,
+}
+
+impl Told {
+    pub(super) fn push(&mut self, index: u64, outcome: Outcome) {
+        let bytes = match &outcome {
+            Outcome::Executed(Some(replies)) => replies.len(),
+            _ => 0,
+        };
+        let is_untold = bytes > SHORT_REPLIES_BYTES && self.bytes + bytes > REPLIES_BYTES_MAX;
+        if is_untold {
+            self.outcomes.push((index, Outcome::Untold));
+        } else {
+            self.bytes += bytes;
+            self.outcomes.push((index, outcome));
         }
     }
 }

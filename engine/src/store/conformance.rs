@@ -200,25 +200,20 @@ pub fn a_consistent_read_sees_nothing_of_what_is_applied_meanwhile(open: Open) {
     let folder = scratch();
     let engine = open(&folder.path().join("engine"));
     apply(engine.as_ref(), 1, &[put(b"\x01a", b"1"), put(b"\x01c", &[3; 4000])]);
-    let mut calls = 0;
     let three = Lookup::Found(vec![3; 4000].into());
+    // Called twice it would panic: the position would not grow.
     let mut read = |look: &Look<'_>| {
-        calls += 1;
         let look = |key: &[u8]| look(key, ReadTier::All).expect("a lookup");
-        assert_eq!(look(b"\x01a"), Lookup::Found("1".into()));
         apply(engine.as_ref(), 2, &[put(b"\x01a", b"2"), put(b"\x01b", b"2"), delete(b"\x01c")]);
         assert_eq!(look(b"\x01a"), Lookup::Found("1".into()));
         assert_eq!(look(b"\x01b"), Lookup::Missing);
         assert_eq!(look(b"\x01c"), three);
     };
     engine.read_consistently(&mut read).expect("a view");
-    assert_eq!(calls, 1);
-    let mut read = |look: &Look<'_>| {
-        let found = look(b"\x01a", ReadTier::Memory).expect("a lookup");
-        assert!([Lookup::Found("2".into()), Lookup::NotInMemory].contains(&found), "{found:?}");
-        assert_eq!(look(b"\x01c", ReadTier::All).expect("a lookup"), Lookup::Missing);
-    };
+    let mut later = Lookup::NotInMemory;
+    let mut read = |look: &Look<'_>| later = look(b"\x01c", ReadTier::All).expect("a lookup");
     engine.read_consistently(&mut read).expect("a view");
+    assert_eq!(later, Lookup::Missing);
 }
 
 /// A read of memory finds the value or says that it cannot tell.

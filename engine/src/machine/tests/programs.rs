@@ -175,6 +175,22 @@ fn a_batch_of_large_writes_is_cut_and_seen_whole() {
     assert!(machine.arena.allocated_bytes() <= ARENA_KEPT_BYTES_MAX);
 }
 
+/// Replies of a batch are in memory together: long ones beyond a bound are not told, short ones are.
+#[test]
+fn long_replies_beyond_a_bound_are_untold() {
+    let mut machine = machine();
+    let long = "x".repeat(4 << 20);
+    let value_bytes_max = 4 << 20;
+    let mut entries = vec![program(1, value_bytes_max, &[], &[&["SET", "k", &long]])];
+    entries.extend((2..12).map(|index| program(index, value_bytes_max, &[], &[&["GET", "k"]])));
+    entries.push(program(12, value_bytes_max, &[], &[&["STRLEN", "k"]]));
+    let outcomes = machine.apply(&entries).expect("apply").outcomes;
+    let told = outcomes.iter().filter(|(_, outcome)| *outcome != Outcome::Untold).count();
+    assert_eq!(told, 1 + 7 + 1, "seven of 4 MiB and a little fit 32 MiB");
+    assert!(matches!(&outcomes[11].1, Outcome::Executed(Some(_))), "a short one is told");
+    assert_eq!(machine.applied().index, 12);
+}
+
 #[test]
 fn a_value_with_an_expiry_that_a_program_wrote_is_removed() {
     let engine: Arc<dyn StorageEngine> = Arc::new(MemEngine::new());
