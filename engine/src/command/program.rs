@@ -257,11 +257,9 @@ mod tests {
             let mut payload = encoded(1, &watched, &commands).to_vec();
             let at = at.index(payload.len());
             payload[at] = value;
-            if let Ok(command) = decode(&payload) {
-                if let Some(program) = command.program {
-                    program.watched().for_each(drop);
-                    program.commands().for_each(drop);
-                }
+            if let Some(program) = decode(&payload).ok().and_then(|command| command.program) {
+                program.watched().for_each(drop);
+                program.commands().for_each(drop);
             }
         }
     }

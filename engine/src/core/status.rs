@@ -20,7 +20,7 @@ pub struct CoreStatus {
     /// What it has done since it started.
     pub counters: Counters,
     /// How long the stages of writes took since it started.
-    pub stages: Stages,
+    pub stages: Box<Stages>,
     /// Bytes of entries proposed and not applied.
     pub inflight_bytes: u64,
     /// Bytes of entries committed and not applied.
@@ -129,7 +129,7 @@ impl Core {
             core: self.config.core,
             shards: shards.collect(),
             counters: self.counters.clone(),
-            stages: self.stages.clone(),
+            stages: Box::new(self.stages.clone()),
             inflight_bytes: self.inflight_bytes,
             apply_queue_bytes: self.lane.queued_bytes,
             wal_disk_bytes: wal.disk_bytes(),

@@ -67,7 +67,7 @@ enum ApplyJob {
     /// Apply entries.
     Entries(Vec<ApplyBatch>),
     /// A new replica's state machine.
-    Host { shard: u32, machine: Machine },
+    Host { shard: u32, machine: Box<Machine> },
     /// Replace a state machine's data by a snapshot.
     Install { replica: ReplicaId, engine: Engine, snapshot: ReceivedSnapshot },
     /// Make all state machines durable, and tell when they are: the process is about to end.
@@ -234,7 +234,7 @@ impl Applier {
                     Event::Applied(batches.into_iter().map(|batch| self.apply(batch)).collect())
                 }
                 ApplyJob::Host { shard, machine } => {
-                    self.machines.insert(shard, machine);
+                    self.machines.insert(shard, *machine);
                     continue;
                 }
                 ApplyJob::Install { replica, engine, snapshot } => {
@@ -387,7 +387,10 @@ impl Maintainer {
             Ok((machine, library)) => {
                 let engine = Engine(machine.engine().clone());
                 self.libraries.all().insert(shard, (generation, library));
-                must_be_there(self.apply.send(ApplyJob::Host { shard, machine }).is_ok(), "apply");
+                must_be_there(
+                    self.apply.send(ApplyJob::Host { shard, machine: Box::new(machine) }).is_ok(),
+                    "apply",
+                );
                 Some(Event::ReplicaCreated { replica, engine })
             }
             Err(error) => {

@@ -127,7 +127,7 @@ pub fn render(facts: &NodeFacts, cores: &[CoreStatus], stores: &BTreeMap<u32, St
 fn stages(text: &mut Text, cores: &[CoreStatus]) {
     text.family("stage_seconds", "histogram", "How long the stages of writes took.");
     for core in cores {
-        let Stages { replicate, queue, apply, wal } = &core.stages;
+        let Stages { replicate, queue, apply, wal } = &*core.stages;
         for (stage, durations) in [("replicate", replicate), ("queue", queue), ("apply", apply), ("wal", wal)]
         {
             stage_of(text, &format!("core=\"{}\",stage=\"{stage}\"", core.core), durations);

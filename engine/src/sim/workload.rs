@@ -287,11 +287,11 @@ impl Workload {
         let commands =
             names.iter().map(|args| ProgramCommand { namespace: 0, args: args.iter().map(arg).collect() });
         let watched =
-            (number % 4 == 0).then(|| Watched { namespace: 0, key: twin("n"), version: number / 4 });
+            number.is_multiple_of(4).then(|| Watched { namespace: 0, key: twin("n"), version: number / 4 });
         let watched = watched.into_iter().collect();
         let program = Program { slot: slot_of(&key), watched, commands: commands.collect() };
         let (kind, consistency) = match names[0][0] {
-            "GET" if number % 2 == 0 => (Kind::Other, Access::Read(ReadConsistency::Linearizable)),
+            "GET" if number.is_multiple_of(2) => (Kind::Other, Access::Read(ReadConsistency::Linearizable)),
             "GET" => (Kind::Read(ReadConsistency::Stale), Access::Read(ReadConsistency::Stale)),
             _ => (Kind::Program, Access::Write(WriteConsistency::Strong)),
         };
