@@ -1,5 +1,5 @@
-//! `CLUSTER`: the map in the forms that cluster clients read. A node is a master for the slots that it leads; the other
-//! nodes with a replica of them are its replicas there.
+//! `CLUSTER`: the map in the forms that cluster clients read. A node is a master for the slots that it leads; other nodes
+//! with a replica of them that lead nothing are its replicas there.
 
 use std::fmt::Write;
 
@@ -73,7 +73,9 @@ fn served(map: &ClusterMap) -> Vec<(SlotRange, &ShardInfo)> {
 }
 
 fn replicas<'a>(map: &'a ClusterMap, shard: &'a ShardInfo) -> impl Iterator<Item = &'a NodeInfo> {
-    let others = shard.replicas.iter().filter(|replica| Some(replica.node) != shard.leader);
+    // To clients a node has one role: one that is told as a replica anywhere is not asked for the keys it leads.
+    let leads = |node| map.shards.iter().any(|shard| shard.slots.is_some() && shard.leader == Some(node));
+    let others = shard.replicas.iter().filter(move |replica| !leads(replica.node));
     others.filter_map(|replica| map.node(replica.node))
 }
 
