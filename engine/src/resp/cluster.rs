@@ -91,9 +91,12 @@ fn slots(map: &ClusterMap) -> Value {
         Some(Value::Array(vec![bulk(host), Value::Integer(port.into()), name, metadata]))
     };
     let entries = served(map).into_iter().filter_map(|(slots, shard)| {
-        let leader = described(map.node(shard.leader?)?)?;
+        // Clients want every slot to be somebody's. Without a leader it is one that will say who it is.
+        let owner = shard.leader.or_else(|| shard.replicas.first().map(|replica| replica.node))?;
+        let leader = described(map.node(owner)?)?;
         let range = [Value::Integer(slots.first.into()), Value::Integer(slots.last.into()), leader];
-        Some(Value::Array(range.into_iter().chain(replicas(map, shard).filter_map(described)).collect()))
+        let others = replicas(map, shard).filter(|node| node.id != owner).filter_map(described);
+        Some(Value::Array(range.into_iter().chain(others).collect()))
     });
     Value::Array(entries.collect())
 }
