@@ -225,7 +225,7 @@ impl Gateway {
         if u64::try_from(calls.bytes.get()).is_ok_and(|held| held > self.config().limits.inflight_bytes_max) {
             call.state = State::Ended(Err(GatewayError::Refused(Refusal::Busy { retry_after_ms: 10 })));
         } else if self.answers(shard, &op) {
-            call.again = (mode == Mode::Proxy).then(|| (namespace, op.clone()));
+            call.again = Some((namespace, op.clone()));
             call.state = State::Here(self.ask_machine(namespace, shard, op));
         } else if mode == Mode::Proxy {
             call.state = self.send_on(namespace, shard, op);
@@ -351,10 +351,12 @@ enum State {
 impl Call {
     /// What to make of a refusal of this node's machine: an end, or the client.
     fn on_refusal(&mut self, refusal: Refusal) -> State {
-        let moved = matches!(
-            refusal,
-            Refusal::NotLeader { .. } | Refusal::WrongShard { .. } | Refusal::Unavailable { .. }
-        );
+        let moved = match refusal {
+            Refusal::NotLeader { .. } | Refusal::WrongShard { .. } => self.mode == Mode::Proxy,
+            // A hand-over or an election: who asks elsewhere would be sent back here.
+            Refusal::Unavailable { .. } => true,
+            _ => false,
+        };
         if moved && let Some((namespace, op)) = self.again.take() {
             return self.gateway.send_on(namespace, self.shard, op);
         }

@@ -57,7 +57,10 @@ impl Replica {
         let bytes = u64::try_from(payload.len()).expect("a command fits the address space");
         let (_, index) = self.raft.propose(payload).map_err(|error| match error {
             ProposeError::NotLeader { .. } => self.not_leader(write.epoch),
-            ProposeError::Busy | ProposeError::Transferring { .. } => Refusal::Busy { retry_after_ms: 5 },
+            ProposeError::Busy => Refusal::Busy { retry_after_ms: 5 },
+            ProposeError::Transferring { .. } => {
+                Refusal::Unavailable { why: "the shard's leadership moves; try again".to_owned() }
+            }
         })?;
         assert_eq!(index.0, version, "the leader appends at the index it announced");
         self.led_term = Some(self.raft.term());
