@@ -89,6 +89,8 @@ impl Core {
         let change = ConfChange { steps: on_node.into_iter().map(ConfChangeStep::Remove).collect() };
         let (_, index) = replica.raft.propose_conf_change(&change).map_err(|error| match error {
             ProposeConfError::NotLeader { .. } => replica.not_leader(epoch),
+            // It ends by itself, most often within a round trip.
+            ProposeConfError::InFlight { .. } => Refusal::Busy { retry_after_ms: 50 },
             error => Refusal::Conflict { why: error.to_string() },
         })?;
         Ok(AdminAccepted { index: Some(index.0), node: Some(node) })
