@@ -1,4 +1,4 @@
-//! `ringkv dump`: all keys of a namespace, or of all, in one file. See [`format`] for what it looks like.
+//! `ringkv dump`: all keys of a namespace, or of all, in one file. See [`mod@format`] for what it looks like.
 //!
 //! Keys are read page by page, each page at the consistency asked for; the whole is not one moment of the cluster. A key
 //! that changes meanwhile is dumped as it was when its page was read; its expiry time is asked for just after.
