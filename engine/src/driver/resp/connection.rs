@@ -1,8 +1,8 @@
 //! One Redis connection.
 //!
 //! **Order.** Replies leave in the order of the commands, and a command sees what earlier ones of its connection did: one
-//! that reads a key waits for writes of it that are under way, and the other way round. Writes of one key are started
-//! without waiting where the shard is led here, for they reach its log in order; else they wait.
+//! that reads a key waits for writes of it that are under way, and the other way round. Writes of one key wait for each
+//! other: one that a hand-over refuses is sent on, and must not be overtaken.
 //!
 //! **Bounds.** A connection is read on only while it has few commands under way and few replies unread. What it sends
 //! without ever finishing a request is received into a buffer that grows with it, up to the longest request; all
@@ -297,8 +297,8 @@ impl Connection {
         if !call.touches.write {
             return self.writes > 0 && meets(true);
         }
-        let ordered = self.door.gateway.is_local(call.shard);
-        (self.reads > 0 && meets(false)) || (!ordered && self.writes > 0 && meets(true))
+        // Also where the shard is led here: a write that a hand-over refuses is sent on, and must not be overtaken.
+        (self.reads > 0 && meets(false)) || (self.writes > 0 && meets(true))
     }
 
     fn begin(&mut self, decided: Decided) {
