@@ -34,7 +34,8 @@ KILL_AFTER_SECONDS = 2
 RESTART_AFTER_SECONDS = 8
 # No counter may be stuck for longer than this.
 PATIENCE_SECONDS = 30
-TRY_AGAIN = ("TRYAGAIN", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "READONLY", "UNBLOCKED")
+# INDETERMINATE is what a lost connection would say: done or not, and so it counts as an attempt.
+TRY_AGAIN = ("TRYAGAIN", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "READONLY", "UNBLOCKED", "INDETERMINATE")
 
 
 def addresses(text):

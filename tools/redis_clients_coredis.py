@@ -31,7 +31,8 @@ PLAIN_CALLS = [
     ("delete", ["a", "b", "c"]), ("client_id",), ("config_resetstat",), ("config_get", ["nosuch"]), ("function_flush",),
     ("command_getkeys", "MSET", ["a", "1", "b", "2"]),
 ]
-TRY_AGAIN = ("TRYAGAIN", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "READONLY")
+# INDETERMINATE is what a lost connection would say: done or not, and so it counts as an attempt.
+TRY_AGAIN = ("TRYAGAIN", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "READONLY", "INDETERMINATE")
 
 
 def outcome_of(value):
