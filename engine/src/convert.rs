@@ -195,7 +195,12 @@ pub fn raft_message(message: GroupMessage) -> Option<Message> {
         }
         GroupBody::TimeoutNow => MessageBody::TimeoutNow,
         GroupBody::Sleep { commit } => MessageBody::Sleep { commit: Index(commit) },
-        GroupBody::Join | GroupBody::Invite | GroupBody::Gone { .. } => return None,
+        GroupBody::Join
+        | GroupBody::Invite
+        | GroupBody::Gone { .. }
+        | GroupBody::Reports(_)
+        | GroupBody::MapEpoch { .. }
+        | GroupBody::Map { .. } => return None,
     };
     Some(Message { from: NodeId(message.from), to: NodeId(message.to), term: Term(message.term), body })
 }

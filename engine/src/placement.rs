@@ -4,7 +4,7 @@
 //! from shard to shard, as do the preferred leaders; replicas spread over the cores of each node. All nodes derive the
 //! same map from the same configuration.
 
-use net::map::{ClusterMap, NodeInfo, ReplicaInfo, ShardInfo, SlotRange};
+use net::map::{ClusterMap, NodeInfo, ReplicaInfo, ShardInfo, ShardPlan, SlotRange};
 use net::slot::SLOT_COUNT;
 
 use crate::config::Config;
@@ -63,6 +63,9 @@ pub fn cluster_map(config: &Config) -> ClusterMap {
             resp_addr: node.resp.clone(),
             resp_cluster_addr: node.resp_cluster.clone(),
             http_addr: node.http.clone(),
+            zone: node.zone.clone(),
+            weight: node.weight,
+            ..NodeInfo::default()
         })
         .collect();
     let shards = (META_SHARD..=config.cluster.shards)
@@ -76,9 +79,16 @@ pub fn cluster_map(config: &Config) -> ClusterMap {
                 .map(|node| ReplicaInfo { node: node.id, core: core_of(id, node.cores) })
                 .collect(),
             leader: None,
+            plan: founding_plan(founding_nodes(&nodes, config.cluster.replicas, id)),
         })
         .collect();
     ClusterMap { epoch: 1, nodes, shards }
+}
+
+fn founding_plan<'a>(founders: impl Iterator<Item = &'a NodeInfo>) -> ShardPlan {
+    let founders: Vec<u64> = founders.map(|node| node.id).collect();
+    let copies = u32::try_from(founders.len()).expect("nodes are numbered in 20 bits");
+    ShardPlan { epoch: 1, founders, copies, ..ShardPlan::default() }
 }
 
 /// The nodes that a shard begins on, in the order of their ids; `replicas` 0 stands for all.
@@ -96,8 +106,8 @@ fn founding_nodes(nodes: &[NodeInfo], replicas: u32, shard: u32) -> impl Iterato
 /// When the map has no such shard.
 pub fn founders(map: &ClusterMap, shard: u32) -> raft::ConfState {
     let info = map.shard(shard).expect("a shard of the map");
-    let id = |replica: &ReplicaInfo| raft::NodeId(replica_id::raft_id(replica.node, replica_id::FOUNDING));
-    raft::ConfState { voters: info.replicas.iter().map(id).collect(), ..raft::ConfState::default() }
+    let id = |node: &u64| raft::NodeId(replica_id::raft_id(*node, replica_id::FOUNDING));
+    raft::ConfState { voters: info.plan.founders.iter().map(id).collect(), ..raft::ConfState::default() }
 }
 
 /// The nodes whose replicas vote, or will once a change under way is done; in order.

@@ -3,11 +3,16 @@
 //! **Invariant**: a [`RoutingTable`] owns a checked map: slot ranges do not overlap, ids are unique, every
 //! replica names a node of the map, every leader one of the shard's replicas.
 
+pub use crate::protocol::{decode_map, encode_map};
 use crate::slot::{SLOT_COUNT, slot_of};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
+/// The shard that holds the map itself, and no keys.
+pub const META_SHARD: u32 = 0;
+
 /// Nodes, their addresses and cores, and who serves which slots; versioned by one epoch.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClusterMap {
     /// Grows by one with each change. Leader changes alone do not change it.
     pub epoch: u64,
@@ -18,7 +23,7 @@ pub struct ClusterMap {
 }
 
 /// One node.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeInfo {
     /// Its id.
     pub id: u64,
@@ -34,10 +39,18 @@ pub struct NodeInfo {
     pub resp_cluster_addr: Option<String>,
     /// `host:port` of the HTTP door; `None`: closed.
     pub http_addr: Option<String>,
+    /// Where it stands: replicas of a shard are spread over zones. `None`: in none.
+    pub zone: Option<String>,
+    /// Its share of replicas beside those of the others; 0 counts as 1.
+    pub weight: u32,
+    /// Whether it is to give away all its replicas, and leave.
+    pub leaving: bool,
+    /// The identity of its data directory; 0: not known.
+    pub store: u64,
 }
 
 /// One shard.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShardInfo {
     /// Its id; 0 is the meta shard.
     pub id: u32,
@@ -47,10 +60,39 @@ pub struct ShardInfo {
     pub replicas: Vec<ReplicaInfo>,
     /// The node that leads it, as far as the sender of the map knows.
     pub leader: Option<u64>,
+    /// What the controller has decided about it.
+    pub plan: ShardPlan,
+}
+
+/// What the controller has decided about a shard. What is, its leader reports.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardPlan {
+    /// The epoch of the map in which this, or the shard's slots, last changed.
+    pub epoch: u64,
+    /// The nodes that are to hold its replicas: first the one that is to lead it, then its successors in order. Empty:
+    /// the controller has not touched the shard, and it stays as it is.
+    pub placed: Vec<u64>,
+    /// Whether an operator put it there: then only the loss of a node moves it.
+    pub pinned: bool,
+    /// The nodes whose founding replicas were its first members; empty where no replica can begin from an empty log.
+    pub founders: Vec<u64>,
+    /// How many replicas it is to have.
+    pub copies: u32,
+    /// That it is to be cut in two.
+    pub split: Option<Split>,
+}
+
+/// A shard in two: what lies below a slot stays, the rest becomes another shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Split {
+    /// The first slot of the new shard.
+    pub at: u16,
+    /// The number of the new shard.
+    pub into: u32,
 }
 
 /// A contiguous range of slots, both ends included.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct SlotRange {
     /// First slot.
     pub first: u16,
@@ -67,7 +109,7 @@ impl SlotRange {
 }
 
 /// Where a replica lives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ReplicaInfo {
     /// The node.
     pub node: u64,

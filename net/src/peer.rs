@@ -20,6 +20,7 @@ pub use snapshot::{
     decode_snapshot_answer, decode_snapshot_chunk, decode_snapshot_end, decode_snapshot_header,
 };
 
+use crate::map::SlotRange;
 use bytes::Bytes;
 
 /// Version of the peer protocol this build speaks.
@@ -202,11 +203,45 @@ pub enum GroupBody {
         /// The sender's last entry whose effect on the membership it knows: as of this one the addressee is no member.
         index: u64,
     },
+    /// How groups stand, from their leaders' core; for the first core of every node, as of the meta shard.
+    Reports(Vec<ShardReport>),
+    /// The sender has the cluster map of this epoch: who has an older one asks by telling its own, who has a newer one
+    /// sends it.
+    MapEpoch {
+        /// The epoch.
+        epoch: u64,
+    },
+    /// The sender's cluster map: see [`crate::map::decode_map`].
+    Map {
+        /// The map, encoded.
+        map: Bytes,
+    },
     /// The group has nothing to do: stop the election timer for as long as the leader's node is heard from.
     Sleep {
         /// The leader's commit index, which the follower holds.
         commit: u64,
     },
+}
+
+/// What a leader tells of its group.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ShardReport {
+    /// The shard.
+    pub shard: u32,
+    /// The term in which the sender leads.
+    pub term: u64,
+    /// Index up to which the sender has applied changes to the members: of two reports of a term the higher is newer.
+    pub index: u64,
+    /// The node that leads.
+    pub leader: u64,
+    /// The nodes of the voters, of both configurations while the group changes.
+    pub voters: Vec<u64>,
+    /// The nodes of the learners.
+    pub learners: Vec<u64>,
+    /// Whether the group is between two configurations.
+    pub joint: bool,
+    /// The slots it serves; `None` for the meta shard.
+    pub slots: Option<SlotRange>,
 }
 
 /// Outcome of an append.

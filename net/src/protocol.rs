@@ -9,6 +9,7 @@
 
 mod admin;
 mod checks;
+mod cluster;
 mod decode;
 mod encode;
 mod program;
@@ -20,9 +21,12 @@ pub use admin::{
 };
 pub use checks::DecodeError;
 pub(crate) use checks::{Payload, expect_kind, verified};
-pub use decode::{decode_client_hello, decode_error, decode_hello_reply, decode_reply, decode_request};
-pub use encode::Encoder;
+pub use cluster::{ClusterAccount, ClusterOp, PlannedMove};
+pub use decode::{
+    decode_client_hello, decode_error, decode_hello_reply, decode_map, decode_reply, decode_request,
+};
 pub(crate) use encode::{Builder, piece_len};
+pub use encode::{Encoder, encode_map};
 pub use program::{Access, PROGRAM_ARGS_MAX, Program, ProgramCommand, Watched};
 
 use crate::map::ClusterMap;
@@ -168,6 +172,8 @@ pub enum Op {
     Status,
     /// An operation on the shard's replicas.
     Admin(AdminOp),
+    /// An operation on the whole cluster, for the meta shard's leader. Answer: [`Answer::Cluster`].
+    Cluster(ClusterOp),
     /// Commands over keys of the shard, as one step. The namespace is that of each command, not the request's.
     /// Answer: [`Answer::Executed`].
     Execute {
@@ -194,6 +200,7 @@ impl Op {
         match self {
             Op::Write { .. } => true,
             Op::Admin(op) => op.is_change(),
+            Op::Cluster(op) => op.is_change(),
             Op::Execute { consistency, .. } => matches!(consistency, Access::Write(_)),
             _ => false,
         }
@@ -306,6 +313,8 @@ pub enum Answer {
     ClusterMap(ClusterMap),
     /// To [`Op::Status`]: a JSON document.
     Status(Bytes),
+    /// To an [`Op::Cluster`].
+    Cluster(ClusterAccount),
     /// To an [`AdminOp`] that changes something: it has begun.
     AdminAccepted(AdminAccepted),
     /// To [`AdminOp::Describe`].

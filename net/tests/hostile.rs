@@ -136,6 +136,7 @@ fn map() -> ClusterMap {
         slots: Some(SlotRange { first: 0, last: 16383 }),
         replicas: [1, 2].map(|node| ReplicaInfo { node, core: 1 }).to_vec(),
         leader: Some(2),
+        ..ShardInfo::default()
     };
     ClusterMap { epoch: 4, nodes: [1, 2].map(node).to_vec(), shards: vec![shard] }
 }

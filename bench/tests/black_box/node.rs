@@ -184,6 +184,7 @@ impl Shared {
                 slots: Some(SlotRange { first: 0, last: 16_383 }),
                 replicas: vec![ReplicaInfo { node: NODE, core: 0 }],
                 leader: Some(NODE),
+                ..ShardInfo::default()
             }],
         }
     }

@@ -130,6 +130,11 @@ pub struct ClusterNode {
     /// Its number of executors.
     #[serde(default = "one")]
     pub cores: u32,
+    /// Where it stands: the replicas of a shard are spread over zones.
+    pub zone: Option<String>,
+    /// Its share of replicas beside those of the others.
+    #[serde(default = "one")]
+    pub weight: u32,
 }
 
 impl Cluster {

@@ -2,13 +2,14 @@
 //! it stands.
 
 use net::protocol::{
-    AdminAccepted, AdminOp, Answer, MemberDescription, MemberProgress, MemberRole, Refusal, ShardDescription,
-    SnapshotDescription,
+    AdminAccepted, AdminOp, Answer, ClusterAccount, ClusterOp, MemberDescription, MemberProgress, MemberRole,
+    Refusal, ShardDescription, SnapshotDescription,
 };
 use raft::{ConfChange, ConfChangeStep, NodeId, PeerState, ProposeConfError, TransferError};
 
 use super::membership::WISH_LASTS;
 use super::{Core, usize_of};
+use crate::placement::META_SHARD;
 use crate::replica::Replica;
 use crate::replica_id;
 
@@ -46,6 +47,27 @@ impl Core {
             AdminOp::Describe => return Ok(Answer::Shard(self.describe(shard))),
         };
         Ok(Answer::AdminAccepted(accepted))
+    }
+
+    /// Operations on the cluster: the leader of the meta shard carries them out.
+    pub(super) fn administer_cluster(&mut self, shard: u32, op: &ClusterOp) -> Result<Answer, Refusal> {
+        let epoch = self.map.epoch;
+        let replica = self.replicas[usize_of(shard)].as_ref().expect("checked by the caller");
+        if shard != META_SHARD {
+            return Err(Refusal::Invalid {
+                why: "operations on the cluster are for the meta shard".to_owned(),
+            });
+        }
+        if !replica.raft.is_leader() {
+            return Err(replica.not_leader(epoch));
+        }
+        match op {
+            ClusterOp::Map { epoch: None } => {
+                let account = ClusterAccount { epoch, map: Some(self.map()), ..ClusterAccount::default() };
+                Ok(Answer::Cluster(account))
+            }
+            _ => conflict("the cluster of this version is as its configuration says".to_owned()),
+        }
     }
 
     fn add_replica(&mut self, shard: u32, node: u64) -> Result<AdminAccepted, Refusal> {

@@ -23,7 +23,7 @@ impl Core {
             Op::Status => return self.answer(origin, &request, Ok(Answer::Status(self.status_json()))),
             _ => {}
         }
-        let is_admin = matches!(request.op, Op::Admin(_));
+        let is_admin = matches!(request.op, Op::Admin(_) | Op::Cluster(_));
         if self.shard_of(request.shard, is_admin).is_none() {
             return self.answer(origin, &request, Err(Refusal::WrongShard { epoch: self.map.epoch }));
         }
@@ -113,6 +113,11 @@ impl Core {
             }
             Op::Admin(op) => {
                 let answer = self.administer(request.shard, *op)?;
+                self.answer(origin, request, Ok(answer));
+                return Ok(());
+            }
+            Op::Cluster(op) => {
+                let answer = self.administer_cluster(request.shard, op)?;
                 self.answer(origin, request, Ok(answer));
                 return Ok(());
             }

@@ -244,7 +244,9 @@ impl Gateway {
             | Op::Count { consistency, .. }
             | Op::Execute { consistency: Access::Read(consistency), .. } => *consistency,
             Op::ClusterMap | Op::Status => return true,
-            Op::Write { .. } | Op::Execute { .. } | Op::Admin(_) => ReadConsistency::Linearizable,
+            Op::Write { .. } | Op::Execute { .. } | Op::Admin(_) | Op::Cluster(_) => {
+                ReadConsistency::Linearizable
+            }
         };
         match consistency {
             ReadConsistency::Linearizable => self.is_local(shard),
@@ -425,7 +427,7 @@ fn bytes_of(op: &Op) -> usize {
         Op::Scan { start, end, .. } => start.len() + end.as_ref().map_or(0, Bytes::len),
         Op::Write { mutations, .. } => mutations.iter().map(bytes_of_mutation).sum(),
         Op::Execute { program, .. } => program.payload_bytes(),
-        Op::ClusterMap | Op::Status | Op::Admin(_) | Op::Count { .. } => 0,
+        Op::ClusterMap | Op::Status | Op::Admin(_) | Op::Cluster(_) | Op::Count { .. } => 0,
     }
 }
 

@@ -200,7 +200,13 @@ fn the_page_loads_nothing_from_elsewhere() {
 
 #[test]
 fn shards_without_a_leader_are_named() {
-    let shard = |id, leader| net::map::ShardInfo { id, slots: None, replicas: Vec::new(), leader };
+    let shard = |id, leader| net::map::ShardInfo {
+        id,
+        slots: None,
+        replicas: Vec::new(),
+        leader,
+        ..Default::default()
+    };
     let map =
         net::map::ClusterMap { epoch: 1, nodes: Vec::new(), shards: vec![shard(0, Some(1)), shard(1, None)] };
     assert_eq!(cluster::leaderless(&map), [1]);

@@ -442,6 +442,9 @@ fn kind(message: &GroupMessage) -> &'static str {
         Body::Invite => "invite",
         Body::Gone { .. } => "gone",
         Body::Sleep { .. } => "sleep",
+        Body::Reports(_) => "reports",
+        Body::MapEpoch { .. } => "map-epoch",
+        Body::Map { .. } => "map",
     }
 }
 

@@ -3,10 +3,10 @@
 
 use super::ClientError;
 use super::core::Target;
-use crate::map::ClusterMap;
+use crate::map::{ClusterMap, META_SHARD};
 use crate::protocol::{
-    Access, AdminAccepted, AdminOp, Answer, Expected, Freshness, Mutation, MutationOutcome, Op, Program,
-    ReadConsistency, ScanItem, ShardDescription, WriteConsistency,
+    Access, AdminAccepted, AdminOp, Answer, ClusterAccount, ClusterOp, Expected, Freshness, Mutation,
+    MutationOutcome, Op, Program, ReadConsistency, ScanItem, ShardDescription, WriteConsistency,
 };
 use crate::types::Value;
 use bytes::Bytes;
@@ -201,6 +201,16 @@ pub(crate) fn change(shard: u32, op: AdminOp) -> Call<impl Read<AdminAccepted>> 
         _ => Err(unexpected_write()),
     };
     Call { target: Target::Shard(shard), op: Op::Admin(op), read }
+}
+
+pub(crate) fn cluster(op: ClusterOp) -> Call<impl Read<ClusterAccount>> {
+    let is_change = op.is_change();
+    let read = move |answer| match answer {
+        Answer::Cluster(account) => Ok(account),
+        _ if is_change => Err(unexpected_write()),
+        _ => Err(ClientError::UnexpectedAnswer),
+    };
+    Call { target: Target::Shard(META_SHARD), op: Op::Cluster(op), read }
 }
 
 fn write_one<T>(

@@ -329,6 +329,7 @@ impl ClientCore {
                 Op::Scan { start, .. } => Ok(Route::Slot(slot_of(start))),
                 Op::Write { mutations, .. } => self.route_of_batch(mutations),
                 Op::ClusterMap | Op::Status => Ok(Route::AnyNode),
+                Op::Cluster(_) => Ok(Route::Shard(crate::map::META_SHARD)),
                 Op::Execute { program, .. } => Ok(Route::Slot(program.slot)),
                 Op::Count { first_slot, .. } => Ok(Route::Slot(*first_slot)),
                 // It has no key: only its shard says where it goes.
@@ -363,7 +364,7 @@ impl ClientCore {
         let bytes = match op {
             Op::Get { key, .. } | Op::Exists { key, .. } => within(Oversize::Key, key, key_max)?,
             Op::Scan { start, end, .. } => start.len() + end.as_ref().map_or(0, bytes::Bytes::len),
-            Op::ClusterMap | Op::Status | Op::Admin(_) | Op::Count { .. } => 0,
+            Op::ClusterMap | Op::Status | Op::Admin(_) | Op::Cluster(_) | Op::Count { .. } => 0,
             Op::Execute { program, .. } => {
                 let mut bytes = 0usize;
                 for piece in program.pieces() {

@@ -191,6 +191,14 @@ macro_rules! typed_methods {
             self.run(calls::status(endpoint))$($await)*
         }
 
+        /// An operation on the cluster as a whole: its nodes, and where its shards are.
+        ///
+        /// # Errors
+        /// [`ClientError`]; a change whose outcome is unknown is never sent again by itself.
+        pub $($async)* fn cluster(&self, op: ClusterOp) -> Result<ClusterAccount, ClientError> {
+            self.run(calls::cluster(op))$($await)*
+        }
+
         /// Has `node` make a replica of the shard and the group take it in. Returns once that has begun: watch
         /// [`Client::describe_shard`].
         ///

@@ -6,10 +6,10 @@ extern crate alloc;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 pub const ENUM_MIN_OP: u8 = 0;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MAX_OP: u8 = 14;
+pub const ENUM_MAX_OP: u8 = 15;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_OP: [Op; 15] = [
+pub const ENUM_VALUES_OP: [Op; 16] = [
   Op::NONE,
   Op::Get,
   Op::Exists,
@@ -25,6 +25,7 @@ pub const ENUM_VALUES_OP: [Op; 15] = [
   Op::DescribeShard,
   Op::Execute,
   Op::Count,
+  Op::ClusterCommand,
 ];
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -47,9 +48,10 @@ impl Op {
   pub const DescribeShard: Self = Self(12);
   pub const Execute: Self = Self(13);
   pub const Count: Self = Self(14);
+  pub const ClusterCommand: Self = Self(15);
 
   pub const ENUM_MIN: u8 = 0;
-  pub const ENUM_MAX: u8 = 14;
+  pub const ENUM_MAX: u8 = 15;
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::NONE,
     Self::Get,
@@ -66,6 +68,7 @@ impl Op {
     Self::DescribeShard,
     Self::Execute,
     Self::Count,
+    Self::ClusterCommand,
   ];
   /// Returns the variant's name or "" if unknown.
   pub fn variant_name(self) -> Option<&'static str> {
@@ -85,6 +88,7 @@ impl Op {
       Self::DescribeShard => Some("DescribeShard"),
       Self::Execute => Some("Execute"),
       Self::Count => Some("Count"),
+      Self::ClusterCommand => Some("ClusterCommand"),
       _ => None,
     }
   }
@@ -144,10 +148,10 @@ pub struct OpUnionTableOffset {}
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 pub const ENUM_MIN_ANSWER: u8 = 0;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MAX_ANSWER: u8 = 11;
+pub const ENUM_MAX_ANSWER: u8 = 12;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_ANSWER: [Answer; 12] = [
+pub const ENUM_VALUES_ANSWER: [Answer; 13] = [
   Answer::NONE,
   Answer::ValueAnswer,
   Answer::ExistsAnswer,
@@ -160,6 +164,7 @@ pub const ENUM_VALUES_ANSWER: [Answer; 12] = [
   Answer::ShardDescription,
   Answer::ExecutedAnswer,
   Answer::CountedAnswer,
+  Answer::ClusterAnswer,
 ];
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -179,9 +184,10 @@ impl Answer {
   pub const ShardDescription: Self = Self(9);
   pub const ExecutedAnswer: Self = Self(10);
   pub const CountedAnswer: Self = Self(11);
+  pub const ClusterAnswer: Self = Self(12);
 
   pub const ENUM_MIN: u8 = 0;
-  pub const ENUM_MAX: u8 = 11;
+  pub const ENUM_MAX: u8 = 12;
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::NONE,
     Self::ValueAnswer,
@@ -195,6 +201,7 @@ impl Answer {
     Self::ShardDescription,
     Self::ExecutedAnswer,
     Self::CountedAnswer,
+    Self::ClusterAnswer,
   ];
   /// Returns the variant's name or "" if unknown.
   pub fn variant_name(self) -> Option<&'static str> {
@@ -211,6 +218,7 @@ impl Answer {
       Self::ShardDescription => Some("ShardDescription"),
       Self::ExecutedAnswer => Some("ExecutedAnswer"),
       Self::CountedAnswer => Some("CountedAnswer"),
+      Self::ClusterAnswer => Some("ClusterAnswer"),
       _ => None,
     }
   }
@@ -266,6 +274,133 @@ impl<'a> ::flatbuffers::Verifiable for Answer {
 
 impl ::flatbuffers::SimpleToVerifyInSlice for Answer {}
 pub struct AnswerUnionTableOffset {}
+
+// struct Split, aligned to 4
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq)]
+pub struct Split(pub [u8; 8]);
+impl Default for Split { 
+  fn default() -> Self { 
+    Self([0; 8])
+  }
+}
+impl ::core::fmt::Debug for Split {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
+    f.debug_struct("Split")
+      .field("into", &self.into())
+      .field("at", &self.at())
+      .finish()
+  }
+}
+
+impl ::flatbuffers::SimpleToVerifyInSlice for Split {}
+impl<'a> ::flatbuffers::Follow<'a> for Split {
+  type Inner = &'a Split;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { <&'a Split>::follow(buf, loc) }
+  }
+}
+impl<'a> ::flatbuffers::Follow<'a> for &'a Split {
+  type Inner = &'a Split;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { ::flatbuffers::follow_cast_ref::<Split>(buf, loc) }
+  }
+}
+impl<'b> ::flatbuffers::Push for Split {
+    type Output = Split;
+    #[inline]
+    unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+        let src = unsafe { ::core::slice::from_raw_parts(self as *const Split as *const u8, <Self as ::flatbuffers::Push>::size()) };
+        dst.copy_from_slice(src);
+    }
+    #[inline]
+    fn alignment() -> ::flatbuffers::PushAlignment {
+        ::flatbuffers::PushAlignment::new(4)
+    }
+}
+
+impl<'a> ::flatbuffers::Verifiable for Split {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.in_buffer::<Self>(pos)
+  }
+}
+
+impl<'a> Split {
+  #[allow(clippy::too_many_arguments)]
+  pub fn new(
+    into: u32,
+    at: u16,
+  ) -> Self {
+    let mut s = Self([0; 8]);
+    s.set_into(into);
+    s.set_at(at);
+    s
+  }
+
+  pub fn into(&self) -> u32 {
+    let mut mem = ::core::mem::MaybeUninit::<<u32 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[0..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_into(&mut self, x: u32) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[0..].as_mut_ptr(),
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn at(&self) -> u16 {
+    let mut mem = ::core::mem::MaybeUninit::<<u16 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[4..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u16 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_at(&mut self, x: u16) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[4..].as_mut_ptr(),
+        ::core::mem::size_of::<<u16 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+}
 
 // struct Replica, aligned to 8
 #[repr(transparent)]
@@ -2281,6 +2416,10 @@ impl<'a> NodeInfo<'a> {
   pub const VT_RESP_ADDR: ::flatbuffers::VOffsetT = 12;
   pub const VT_RESP_CLUSTER_ADDR: ::flatbuffers::VOffsetT = 14;
   pub const VT_HTTP_ADDR: ::flatbuffers::VOffsetT = 16;
+  pub const VT_ZONE: ::flatbuffers::VOffsetT = 18;
+  pub const VT_WEIGHT: ::flatbuffers::VOffsetT = 20;
+  pub const VT_LEAVING: ::flatbuffers::VOffsetT = 22;
+  pub const VT_STORE: ::flatbuffers::VOffsetT = 24;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -2292,13 +2431,17 @@ impl<'a> NodeInfo<'a> {
     args: &'args NodeInfoArgs<'args>
   ) -> ::flatbuffers::WIPOffset<NodeInfo<'bldr>> {
     let mut builder = NodeInfoBuilder::new(_fbb);
+    builder.add_store(args.store);
     builder.add_id(args.id);
+    builder.add_weight(args.weight);
+    if let Some(x) = args.zone { builder.add_zone(x); }
     if let Some(x) = args.http_addr { builder.add_http_addr(x); }
     if let Some(x) = args.resp_cluster_addr { builder.add_resp_cluster_addr(x); }
     if let Some(x) = args.resp_addr { builder.add_resp_addr(x); }
     builder.add_cores(args.cores);
     if let Some(x) = args.peer_addr { builder.add_peer_addr(x); }
     if let Some(x) = args.binary_addr { builder.add_binary_addr(x); }
+    builder.add_leaving(args.leaving);
     builder.finish()
   }
 
@@ -2352,6 +2495,34 @@ impl<'a> NodeInfo<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(NodeInfo::VT_HTTP_ADDR, None)}
   }
+  #[inline]
+  pub fn zone(&self) -> Option<&'a str> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(NodeInfo::VT_ZONE, None)}
+  }
+  #[inline]
+  pub fn weight(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(NodeInfo::VT_WEIGHT, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn leaving(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(NodeInfo::VT_LEAVING, Some(false)).unwrap()}
+  }
+  #[inline]
+  pub fn store(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(NodeInfo::VT_STORE, Some(0)).unwrap()}
+  }
 }
 
 impl ::flatbuffers::Verifiable for NodeInfo<'_> {
@@ -2367,6 +2538,10 @@ impl ::flatbuffers::Verifiable for NodeInfo<'_> {
      .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("resp_addr", Self::VT_RESP_ADDR, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("resp_cluster_addr", Self::VT_RESP_CLUSTER_ADDR, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("http_addr", Self::VT_HTTP_ADDR, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("zone", Self::VT_ZONE, false)?
+     .visit_field::<u32>("weight", Self::VT_WEIGHT, false)?
+     .visit_field::<bool>("leaving", Self::VT_LEAVING, false)?
+     .visit_field::<u64>("store", Self::VT_STORE, false)?
      .finish();
     Ok(())
   }
@@ -2379,6 +2554,10 @@ pub struct NodeInfoArgs<'a> {
     pub resp_addr: Option<::flatbuffers::WIPOffset<&'a str>>,
     pub resp_cluster_addr: Option<::flatbuffers::WIPOffset<&'a str>>,
     pub http_addr: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub zone: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub weight: u32,
+    pub leaving: bool,
+    pub store: u64,
 }
 impl<'a> Default for NodeInfoArgs<'a> {
   #[inline]
@@ -2391,6 +2570,10 @@ impl<'a> Default for NodeInfoArgs<'a> {
       resp_addr: None,
       resp_cluster_addr: None,
       http_addr: None,
+      zone: None,
+      weight: 0,
+      leaving: false,
+      store: 0,
     }
   }
 }
@@ -2429,6 +2612,22 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> NodeInfoBuilder<'a, 'b, A> {
     self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(NodeInfo::VT_HTTP_ADDR, http_addr);
   }
   #[inline]
+  pub fn add_zone(&mut self, zone: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(NodeInfo::VT_ZONE, zone);
+  }
+  #[inline]
+  pub fn add_weight(&mut self, weight: u32) {
+    self.fbb_.push_slot::<u32>(NodeInfo::VT_WEIGHT, weight, 0);
+  }
+  #[inline]
+  pub fn add_leaving(&mut self, leaving: bool) {
+    self.fbb_.push_slot::<bool>(NodeInfo::VT_LEAVING, leaving, false);
+  }
+  #[inline]
+  pub fn add_store(&mut self, store: u64) {
+    self.fbb_.push_slot::<u64>(NodeInfo::VT_STORE, store, 0);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> NodeInfoBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     NodeInfoBuilder {
@@ -2455,6 +2654,191 @@ impl ::core::fmt::Debug for NodeInfo<'_> {
       ds.field("resp_addr", &self.resp_addr());
       ds.field("resp_cluster_addr", &self.resp_cluster_addr());
       ds.field("http_addr", &self.http_addr());
+      ds.field("zone", &self.zone());
+      ds.field("weight", &self.weight());
+      ds.field("leaving", &self.leaving());
+      ds.field("store", &self.store());
+      ds.finish()
+  }
+}
+pub enum ShardPlanOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct ShardPlan<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for ShardPlan<'a> {
+  type Inner = ShardPlan<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> ShardPlan<'a> {
+  pub const VT_EPOCH: ::flatbuffers::VOffsetT = 4;
+  pub const VT_PLACED: ::flatbuffers::VOffsetT = 6;
+  pub const VT_PINNED: ::flatbuffers::VOffsetT = 8;
+  pub const VT_FOUNDERS: ::flatbuffers::VOffsetT = 10;
+  pub const VT_SPLIT: ::flatbuffers::VOffsetT = 12;
+  pub const VT_COPIES: ::flatbuffers::VOffsetT = 14;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    ShardPlan { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args ShardPlanArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<ShardPlan<'bldr>> {
+    let mut builder = ShardPlanBuilder::new(_fbb);
+    builder.add_epoch(args.epoch);
+    builder.add_copies(args.copies);
+    if let Some(x) = args.split { builder.add_split(x); }
+    if let Some(x) = args.founders { builder.add_founders(x); }
+    if let Some(x) = args.placed { builder.add_placed(x); }
+    builder.add_pinned(args.pinned);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn epoch(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(ShardPlan::VT_EPOCH, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn placed(&self) -> Option<::flatbuffers::Vector<'a, u64>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u64>>>(ShardPlan::VT_PLACED, None)}
+  }
+  #[inline]
+  pub fn pinned(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(ShardPlan::VT_PINNED, Some(false)).unwrap()}
+  }
+  #[inline]
+  pub fn founders(&self) -> Option<::flatbuffers::Vector<'a, u64>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u64>>>(ShardPlan::VT_FOUNDERS, None)}
+  }
+  #[inline]
+  pub fn split(&self) -> Option<&'a Split> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<Split>(ShardPlan::VT_SPLIT, None)}
+  }
+  #[inline]
+  pub fn copies(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(ShardPlan::VT_COPIES, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for ShardPlan<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u64>("epoch", Self::VT_EPOCH, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u64>>>("placed", Self::VT_PLACED, false)?
+     .visit_field::<bool>("pinned", Self::VT_PINNED, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u64>>>("founders", Self::VT_FOUNDERS, false)?
+     .visit_field::<Split>("split", Self::VT_SPLIT, false)?
+     .visit_field::<u32>("copies", Self::VT_COPIES, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct ShardPlanArgs<'a> {
+    pub epoch: u64,
+    pub placed: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u64>>>,
+    pub pinned: bool,
+    pub founders: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u64>>>,
+    pub split: Option<&'a Split>,
+    pub copies: u32,
+}
+impl<'a> Default for ShardPlanArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    ShardPlanArgs {
+      epoch: 0,
+      placed: None,
+      pinned: false,
+      founders: None,
+      split: None,
+      copies: 0,
+    }
+  }
+}
+
+pub struct ShardPlanBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ShardPlanBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_epoch(&mut self, epoch: u64) {
+    self.fbb_.push_slot::<u64>(ShardPlan::VT_EPOCH, epoch, 0);
+  }
+  #[inline]
+  pub fn add_placed(&mut self, placed: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u64>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(ShardPlan::VT_PLACED, placed);
+  }
+  #[inline]
+  pub fn add_pinned(&mut self, pinned: bool) {
+    self.fbb_.push_slot::<bool>(ShardPlan::VT_PINNED, pinned, false);
+  }
+  #[inline]
+  pub fn add_founders(&mut self, founders: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u64>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(ShardPlan::VT_FOUNDERS, founders);
+  }
+  #[inline]
+  pub fn add_split(&mut self, split: &Split) {
+    self.fbb_.push_slot_always::<&Split>(ShardPlan::VT_SPLIT, split);
+  }
+  #[inline]
+  pub fn add_copies(&mut self, copies: u32) {
+    self.fbb_.push_slot::<u32>(ShardPlan::VT_COPIES, copies, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ShardPlanBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    ShardPlanBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<ShardPlan<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for ShardPlan<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("ShardPlan");
+      ds.field("epoch", &self.epoch());
+      ds.field("placed", &self.placed());
+      ds.field("pinned", &self.pinned());
+      ds.field("founders", &self.founders());
+      ds.field("split", &self.split());
+      ds.field("copies", &self.copies());
       ds.finish()
   }
 }
@@ -2479,6 +2863,7 @@ impl<'a> ShardInfo<'a> {
   pub const VT_LAST_SLOT: ::flatbuffers::VOffsetT = 8;
   pub const VT_REPLICAS: ::flatbuffers::VOffsetT = 10;
   pub const VT_LEADER: ::flatbuffers::VOffsetT = 12;
+  pub const VT_PLAN: ::flatbuffers::VOffsetT = 14;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -2491,6 +2876,7 @@ impl<'a> ShardInfo<'a> {
   ) -> ::flatbuffers::WIPOffset<ShardInfo<'bldr>> {
     let mut builder = ShardInfoBuilder::new(_fbb);
     if let Some(x) = args.leader { builder.add_leader(x); }
+    if let Some(x) = args.plan { builder.add_plan(x); }
     if let Some(x) = args.replicas { builder.add_replicas(x); }
     builder.add_id(args.id);
     if let Some(x) = args.last_slot { builder.add_last_slot(x); }
@@ -2534,6 +2920,13 @@ impl<'a> ShardInfo<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<u64>(ShardInfo::VT_LEADER, None)}
   }
+  #[inline]
+  pub fn plan(&self) -> Option<ShardPlan<'a>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<ShardPlan>>(ShardInfo::VT_PLAN, None)}
+  }
 }
 
 impl ::flatbuffers::Verifiable for ShardInfo<'_> {
@@ -2547,6 +2940,7 @@ impl ::flatbuffers::Verifiable for ShardInfo<'_> {
      .visit_field::<u16>("last_slot", Self::VT_LAST_SLOT, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, Replica>>>("replicas", Self::VT_REPLICAS, true)?
      .visit_field::<u64>("leader", Self::VT_LEADER, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<ShardPlan>>("plan", Self::VT_PLAN, false)?
      .finish();
     Ok(())
   }
@@ -2557,6 +2951,7 @@ pub struct ShardInfoArgs<'a> {
     pub last_slot: Option<u16>,
     pub replicas: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, Replica>>>,
     pub leader: Option<u64>,
+    pub plan: Option<::flatbuffers::WIPOffset<ShardPlan<'a>>>,
 }
 impl<'a> Default for ShardInfoArgs<'a> {
   #[inline]
@@ -2567,6 +2962,7 @@ impl<'a> Default for ShardInfoArgs<'a> {
       last_slot: None,
       replicas: None, // required field
       leader: None,
+      plan: None,
     }
   }
 }
@@ -2597,6 +2993,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ShardInfoBuilder<'a, 'b, A> {
     self.fbb_.push_slot_always::<u64>(ShardInfo::VT_LEADER, leader);
   }
   #[inline]
+  pub fn add_plan(&mut self, plan: ::flatbuffers::WIPOffset<ShardPlan<'b >>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<ShardPlan>>(ShardInfo::VT_PLAN, plan);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ShardInfoBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     ShardInfoBuilder {
@@ -2620,6 +3020,7 @@ impl ::core::fmt::Debug for ShardInfo<'_> {
       ds.field("last_slot", &self.last_slot());
       ds.field("replicas", &self.replicas());
       ds.field("leader", &self.leader());
+      ds.field("plan", &self.plan());
       ds.finish()
   }
 }
@@ -4432,6 +4833,102 @@ impl ::core::fmt::Debug for Count<'_> {
       ds.finish()
   }
 }
+pub enum ClusterCommandOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct ClusterCommand<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for ClusterCommand<'a> {
+  type Inner = ClusterCommand<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> ClusterCommand<'a> {
+  pub const VT_IS_CHANGE: ::flatbuffers::VOffsetT = 4;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    ClusterCommand { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args ClusterCommandArgs
+  ) -> ::flatbuffers::WIPOffset<ClusterCommand<'bldr>> {
+    let mut builder = ClusterCommandBuilder::new(_fbb);
+    builder.add_is_change(args.is_change);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn is_change(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(ClusterCommand::VT_IS_CHANGE, Some(false)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for ClusterCommand<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<bool>("is_change", Self::VT_IS_CHANGE, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct ClusterCommandArgs {
+    pub is_change: bool,
+}
+impl<'a> Default for ClusterCommandArgs {
+  #[inline]
+  fn default() -> Self {
+    ClusterCommandArgs {
+      is_change: false,
+    }
+  }
+}
+
+pub struct ClusterCommandBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ClusterCommandBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_is_change(&mut self, is_change: bool) {
+    self.fbb_.push_slot::<bool>(ClusterCommand::VT_IS_CHANGE, is_change, false);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ClusterCommandBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    ClusterCommandBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<ClusterCommand<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for ClusterCommand<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("ClusterCommand");
+      ds.field("is_change", &self.is_change());
+      ds.finish()
+  }
+}
 pub enum RequestOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
@@ -4704,6 +5201,20 @@ impl<'a> Request<'a> {
     }
   }
 
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn op_as_cluster_command(&self) -> Option<ClusterCommand<'a>> {
+    if self.op_type() == Op::ClusterCommand {
+      let u = self.op();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { ClusterCommand::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
 }
 
 impl ::flatbuffers::Verifiable for Request<'_> {
@@ -4731,6 +5242,7 @@ impl ::flatbuffers::Verifiable for Request<'_> {
           Op::DescribeShard => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<DescribeShard>>("Op::DescribeShard", pos),
           Op::Execute => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Execute>>("Op::Execute", pos),
           Op::Count => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Count>>("Op::Count", pos),
+          Op::ClusterCommand => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<ClusterCommand>>("Op::ClusterCommand", pos),
           _ => Ok(()),
         }
      })?
@@ -4900,6 +5412,13 @@ impl ::core::fmt::Debug for Request<'_> {
         },
         Op::Count => {
           if let Some(x) = self.op_as_count() {
+            ds.field("op", &x)
+          } else {
+            ds.field("op", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        Op::ClusterCommand => {
+          if let Some(x) = self.op_as_cluster_command() {
             ds.field("op", &x)
           } else {
             ds.field("op", &"InvalidFlatbuffer: Union discriminant does not match value.")
@@ -6199,6 +6718,84 @@ impl ::core::fmt::Debug for CountedAnswer<'_> {
       ds.finish()
   }
 }
+pub enum ClusterAnswerOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct ClusterAnswer<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for ClusterAnswer<'a> {
+  type Inner = ClusterAnswer<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> ClusterAnswer<'a> {
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    ClusterAnswer { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    _args: &'args ClusterAnswerArgs
+  ) -> ::flatbuffers::WIPOffset<ClusterAnswer<'bldr>> {
+    let mut builder = ClusterAnswerBuilder::new(_fbb);
+    builder.finish()
+  }
+
+}
+
+impl ::flatbuffers::Verifiable for ClusterAnswer<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct ClusterAnswerArgs {
+}
+impl<'a> Default for ClusterAnswerArgs {
+  #[inline]
+  fn default() -> Self {
+    ClusterAnswerArgs {
+    }
+  }
+}
+
+pub struct ClusterAnswerBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ClusterAnswerBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ClusterAnswerBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    ClusterAnswerBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<ClusterAnswer<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for ClusterAnswer<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("ClusterAnswer");
+      ds.finish()
+  }
+}
 pub enum RefusedOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
@@ -6583,6 +7180,20 @@ impl<'a> Reply<'a> {
     }
   }
 
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn answer_as_cluster_answer(&self) -> Option<ClusterAnswer<'a>> {
+    if self.answer_type() == Answer::ClusterAnswer {
+      let u = self.answer();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { ClusterAnswer::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
 }
 
 impl ::flatbuffers::Verifiable for Reply<'_> {
@@ -6604,6 +7215,7 @@ impl ::flatbuffers::Verifiable for Reply<'_> {
           Answer::ShardDescription => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<ShardDescription>>("Answer::ShardDescription", pos),
           Answer::ExecutedAnswer => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<ExecutedAnswer>>("Answer::ExecutedAnswer", pos),
           Answer::CountedAnswer => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<CountedAnswer>>("Answer::CountedAnswer", pos),
+          Answer::ClusterAnswer => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<ClusterAnswer>>("Answer::ClusterAnswer", pos),
           _ => Ok(()),
         }
      })?
@@ -6731,6 +7343,13 @@ impl ::core::fmt::Debug for Reply<'_> {
         },
         Answer::CountedAnswer => {
           if let Some(x) = self.answer_as_counted_answer() {
+            ds.field("answer", &x)
+          } else {
+            ds.field("answer", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        Answer::ClusterAnswer => {
+          if let Some(x) = self.answer_as_cluster_answer() {
             ds.field("answer", &x)
           } else {
             ds.field("answer", &"InvalidFlatbuffer: Union discriminant does not match value.")

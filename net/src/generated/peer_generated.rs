@@ -6,10 +6,10 @@ extern crate alloc;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 pub const ENUM_MIN_BODY: u8 = 0;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MAX_BODY: u8 = 16;
+pub const ENUM_MAX_BODY: u8 = 19;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_BODY: [Body; 17] = [
+pub const ENUM_VALUES_BODY: [Body; 20] = [
   Body::NONE,
   Body::PreVote,
   Body::PreVoteResponse,
@@ -27,6 +27,9 @@ pub const ENUM_VALUES_BODY: [Body; 17] = [
   Body::Invite,
   Body::Gone,
   Body::Sleep,
+  Body::Reports,
+  Body::MapEpoch,
+  Body::Map,
 ];
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -51,9 +54,12 @@ impl Body {
   pub const Invite: Self = Self(14);
   pub const Gone: Self = Self(15);
   pub const Sleep: Self = Self(16);
+  pub const Reports: Self = Self(17);
+  pub const MapEpoch: Self = Self(18);
+  pub const Map: Self = Self(19);
 
   pub const ENUM_MIN: u8 = 0;
-  pub const ENUM_MAX: u8 = 16;
+  pub const ENUM_MAX: u8 = 19;
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::NONE,
     Self::PreVote,
@@ -72,6 +78,9 @@ impl Body {
     Self::Invite,
     Self::Gone,
     Self::Sleep,
+    Self::Reports,
+    Self::MapEpoch,
+    Self::Map,
   ];
   /// Returns the variant's name or "" if unknown.
   pub fn variant_name(self) -> Option<&'static str> {
@@ -93,6 +102,9 @@ impl Body {
       Self::Invite => Some("Invite"),
       Self::Gone => Some("Gone"),
       Self::Sleep => Some("Sleep"),
+      Self::Reports => Some("Reports"),
+      Self::MapEpoch => Some("MapEpoch"),
+      Self::Map => Some("Map"),
       _ => None,
     }
   }
@@ -2777,6 +2789,530 @@ impl ::core::fmt::Debug for Sleep<'_> {
       ds.finish()
   }
 }
+pub enum ShardReportOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct ShardReport<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for ShardReport<'a> {
+  type Inner = ShardReport<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> ShardReport<'a> {
+  pub const VT_SHARD: ::flatbuffers::VOffsetT = 4;
+  pub const VT_TERM: ::flatbuffers::VOffsetT = 6;
+  pub const VT_INDEX: ::flatbuffers::VOffsetT = 8;
+  pub const VT_LEADER: ::flatbuffers::VOffsetT = 10;
+  pub const VT_VOTERS: ::flatbuffers::VOffsetT = 12;
+  pub const VT_LEARNERS: ::flatbuffers::VOffsetT = 14;
+  pub const VT_JOINT: ::flatbuffers::VOffsetT = 16;
+  pub const VT_FIRST_SLOT: ::flatbuffers::VOffsetT = 18;
+  pub const VT_LAST_SLOT: ::flatbuffers::VOffsetT = 20;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    ShardReport { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args ShardReportArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<ShardReport<'bldr>> {
+    let mut builder = ShardReportBuilder::new(_fbb);
+    builder.add_leader(args.leader);
+    builder.add_index(args.index);
+    builder.add_term(args.term);
+    if let Some(x) = args.learners { builder.add_learners(x); }
+    if let Some(x) = args.voters { builder.add_voters(x); }
+    builder.add_shard(args.shard);
+    if let Some(x) = args.last_slot { builder.add_last_slot(x); }
+    if let Some(x) = args.first_slot { builder.add_first_slot(x); }
+    builder.add_joint(args.joint);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn shard(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(ShardReport::VT_SHARD, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn term(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(ShardReport::VT_TERM, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn index(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(ShardReport::VT_INDEX, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn leader(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(ShardReport::VT_LEADER, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn voters(&self) -> ::flatbuffers::Vector<'a, u64> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u64>>>(ShardReport::VT_VOTERS, None).unwrap()}
+  }
+  #[inline]
+  pub fn learners(&self) -> ::flatbuffers::Vector<'a, u64> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u64>>>(ShardReport::VT_LEARNERS, None).unwrap()}
+  }
+  #[inline]
+  pub fn joint(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(ShardReport::VT_JOINT, Some(false)).unwrap()}
+  }
+  #[inline]
+  pub fn first_slot(&self) -> Option<u16> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u16>(ShardReport::VT_FIRST_SLOT, None)}
+  }
+  #[inline]
+  pub fn last_slot(&self) -> Option<u16> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u16>(ShardReport::VT_LAST_SLOT, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for ShardReport<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u32>("shard", Self::VT_SHARD, false)?
+     .visit_field::<u64>("term", Self::VT_TERM, false)?
+     .visit_field::<u64>("index", Self::VT_INDEX, false)?
+     .visit_field::<u64>("leader", Self::VT_LEADER, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u64>>>("voters", Self::VT_VOTERS, true)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u64>>>("learners", Self::VT_LEARNERS, true)?
+     .visit_field::<bool>("joint", Self::VT_JOINT, false)?
+     .visit_field::<u16>("first_slot", Self::VT_FIRST_SLOT, false)?
+     .visit_field::<u16>("last_slot", Self::VT_LAST_SLOT, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct ShardReportArgs<'a> {
+    pub shard: u32,
+    pub term: u64,
+    pub index: u64,
+    pub leader: u64,
+    pub voters: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u64>>>,
+    pub learners: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u64>>>,
+    pub joint: bool,
+    pub first_slot: Option<u16>,
+    pub last_slot: Option<u16>,
+}
+impl<'a> Default for ShardReportArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    ShardReportArgs {
+      shard: 0,
+      term: 0,
+      index: 0,
+      leader: 0,
+      voters: None, // required field
+      learners: None, // required field
+      joint: false,
+      first_slot: None,
+      last_slot: None,
+    }
+  }
+}
+
+pub struct ShardReportBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ShardReportBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_shard(&mut self, shard: u32) {
+    self.fbb_.push_slot::<u32>(ShardReport::VT_SHARD, shard, 0);
+  }
+  #[inline]
+  pub fn add_term(&mut self, term: u64) {
+    self.fbb_.push_slot::<u64>(ShardReport::VT_TERM, term, 0);
+  }
+  #[inline]
+  pub fn add_index(&mut self, index: u64) {
+    self.fbb_.push_slot::<u64>(ShardReport::VT_INDEX, index, 0);
+  }
+  #[inline]
+  pub fn add_leader(&mut self, leader: u64) {
+    self.fbb_.push_slot::<u64>(ShardReport::VT_LEADER, leader, 0);
+  }
+  #[inline]
+  pub fn add_voters(&mut self, voters: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u64>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(ShardReport::VT_VOTERS, voters);
+  }
+  #[inline]
+  pub fn add_learners(&mut self, learners: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u64>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(ShardReport::VT_LEARNERS, learners);
+  }
+  #[inline]
+  pub fn add_joint(&mut self, joint: bool) {
+    self.fbb_.push_slot::<bool>(ShardReport::VT_JOINT, joint, false);
+  }
+  #[inline]
+  pub fn add_first_slot(&mut self, first_slot: u16) {
+    self.fbb_.push_slot_always::<u16>(ShardReport::VT_FIRST_SLOT, first_slot);
+  }
+  #[inline]
+  pub fn add_last_slot(&mut self, last_slot: u16) {
+    self.fbb_.push_slot_always::<u16>(ShardReport::VT_LAST_SLOT, last_slot);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ShardReportBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    ShardReportBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<ShardReport<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, ShardReport::VT_VOTERS,"voters");
+    self.fbb_.required(o, ShardReport::VT_LEARNERS,"learners");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for ShardReport<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("ShardReport");
+      ds.field("shard", &self.shard());
+      ds.field("term", &self.term());
+      ds.field("index", &self.index());
+      ds.field("leader", &self.leader());
+      ds.field("voters", &self.voters());
+      ds.field("learners", &self.learners());
+      ds.field("joint", &self.joint());
+      ds.field("first_slot", &self.first_slot());
+      ds.field("last_slot", &self.last_slot());
+      ds.finish()
+  }
+}
+pub enum ReportsOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct Reports<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Reports<'a> {
+  type Inner = Reports<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Reports<'a> {
+  pub const VT_REPORTS: ::flatbuffers::VOffsetT = 4;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Reports { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args ReportsArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<Reports<'bldr>> {
+    let mut builder = ReportsBuilder::new(_fbb);
+    if let Some(x) = args.reports { builder.add_reports(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn reports(&self) -> ::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<ShardReport<'a>>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<ShardReport>>>>(Reports::VT_REPORTS, None).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Reports<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<ShardReport>>>>("reports", Self::VT_REPORTS, true)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct ReportsArgs<'a> {
+    pub reports: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<ShardReport<'a>>>>>,
+}
+impl<'a> Default for ReportsArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    ReportsArgs {
+      reports: None, // required field
+    }
+  }
+}
+
+pub struct ReportsBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ReportsBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_reports(&mut self, reports: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ::flatbuffers::ForwardsUOffset<ShardReport<'b >>>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Reports::VT_REPORTS, reports);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ReportsBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    ReportsBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Reports<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, Reports::VT_REPORTS,"reports");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Reports<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Reports");
+      ds.field("reports", &self.reports());
+      ds.finish()
+  }
+}
+pub enum MapEpochOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct MapEpoch<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for MapEpoch<'a> {
+  type Inner = MapEpoch<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> MapEpoch<'a> {
+  pub const VT_EPOCH: ::flatbuffers::VOffsetT = 4;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    MapEpoch { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args MapEpochArgs
+  ) -> ::flatbuffers::WIPOffset<MapEpoch<'bldr>> {
+    let mut builder = MapEpochBuilder::new(_fbb);
+    builder.add_epoch(args.epoch);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn epoch(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(MapEpoch::VT_EPOCH, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for MapEpoch<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u64>("epoch", Self::VT_EPOCH, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct MapEpochArgs {
+    pub epoch: u64,
+}
+impl<'a> Default for MapEpochArgs {
+  #[inline]
+  fn default() -> Self {
+    MapEpochArgs {
+      epoch: 0,
+    }
+  }
+}
+
+pub struct MapEpochBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> MapEpochBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_epoch(&mut self, epoch: u64) {
+    self.fbb_.push_slot::<u64>(MapEpoch::VT_EPOCH, epoch, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> MapEpochBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    MapEpochBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<MapEpoch<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for MapEpoch<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("MapEpoch");
+      ds.field("epoch", &self.epoch());
+      ds.finish()
+  }
+}
+pub enum MapOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct Map<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Map<'a> {
+  type Inner = Map<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Map<'a> {
+  pub const VT_MAP: ::flatbuffers::VOffsetT = 4;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Map { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args MapArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<Map<'bldr>> {
+    let mut builder = MapBuilder::new(_fbb);
+    if let Some(x) = args.map { builder.add_map(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn map(&self) -> ::flatbuffers::Vector<'a, u8> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(Map::VT_MAP, None).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Map<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>("map", Self::VT_MAP, true)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct MapArgs<'a> {
+    pub map: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
+}
+impl<'a> Default for MapArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    MapArgs {
+      map: None, // required field
+    }
+  }
+}
+
+pub struct MapBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> MapBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_map(&mut self, map: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u8>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Map::VT_MAP, map);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> MapBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    MapBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Map<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, Map::VT_MAP,"map");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Map<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Map");
+      ds.field("map", &self.map());
+      ds.finish()
+  }
+}
 pub enum GroupMessageOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
@@ -3086,6 +3622,48 @@ impl<'a> GroupMessage<'a> {
     }
   }
 
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn body_as_reports(&self) -> Option<Reports<'a>> {
+    if self.body_type() == Body::Reports {
+      let u = self.body();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { Reports::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn body_as_map_epoch(&self) -> Option<MapEpoch<'a>> {
+    if self.body_type() == Body::MapEpoch {
+      let u = self.body();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { MapEpoch::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn body_as_map(&self) -> Option<Map<'a>> {
+    if self.body_type() == Body::Map {
+      let u = self.body();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { Map::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
 }
 
 impl ::flatbuffers::Verifiable for GroupMessage<'_> {
@@ -3116,6 +3694,9 @@ impl ::flatbuffers::Verifiable for GroupMessage<'_> {
           Body::Invite => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Invite>>("Body::Invite", pos),
           Body::Gone => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Gone>>("Body::Gone", pos),
           Body::Sleep => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Sleep>>("Body::Sleep", pos),
+          Body::Reports => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Reports>>("Body::Reports", pos),
+          Body::MapEpoch => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<MapEpoch>>("Body::MapEpoch", pos),
+          Body::Map => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Map>>("Body::Map", pos),
           _ => Ok(()),
         }
      })?
@@ -3306,6 +3887,27 @@ impl ::core::fmt::Debug for GroupMessage<'_> {
         },
         Body::Sleep => {
           if let Some(x) = self.body_as_sleep() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        Body::Reports => {
+          if let Some(x) = self.body_as_reports() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        Body::MapEpoch => {
+          if let Some(x) = self.body_as_map_epoch() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        Body::Map => {
+          if let Some(x) = self.body_as_map() {
             ds.field("body", &x)
           } else {
             ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")

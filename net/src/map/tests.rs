@@ -13,7 +13,13 @@ fn node(id: u64) -> NodeInfo {
 
 fn shard(id: u32, slots: Option<(u16, u16)>) -> ShardInfo {
     let replicas = [1, 2, 3].map(|node| ReplicaInfo { node, core: 0 }).to_vec();
-    ShardInfo { id, slots: slots.map(|(first, last)| SlotRange { first, last }), replicas, leader: Some(1) }
+    ShardInfo {
+        id,
+        slots: slots.map(|(first, last)| SlotRange { first, last }),
+        replicas,
+        leader: Some(1),
+        ..ShardInfo::default()
+    }
 }
 
 fn map(shards: Vec<ShardInfo>) -> ClusterMap {

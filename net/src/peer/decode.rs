@@ -2,12 +2,14 @@
 
 use super::{
     AppendResult, FOUNDERS_MAX, FRAME_MESSAGES_MAX, Founder, GroupBody, GroupMessage, POSITION_MAX,
-    PeerEntry, PeerHello, PeerHelloReply, Purpose, StoreInfo,
+    PeerEntry, PeerHello, PeerHelloReply, Purpose, ShardReport, StoreInfo,
 };
 use crate::frame::{Frame, FrameKind};
 use crate::generated::peer_generated as wire;
+use crate::map::SlotRange;
 use crate::protocol::DecodeError;
 use crate::protocol::{Payload, expect_kind, verified};
+use bytes::Bytes;
 use std::collections::HashSet;
 
 /// Reads a [`PeerHello`].
@@ -138,7 +140,12 @@ fn within_positions(term: u64, body: &GroupBody) -> bool {
         GroupBody::Heartbeat { commit, .. } | GroupBody::Sleep { commit } => commit,
         GroupBody::Gone { index } => index,
         GroupBody::ReadIndexResponse { index, .. } => index.unwrap_or(0),
-        GroupBody::PreVoteResponse { .. }
+        GroupBody::Reports(ref reports) => {
+            reports.iter().map(|report| report.term.max(report.index)).max().unwrap_or(0)
+        }
+        GroupBody::MapEpoch { .. }
+        | GroupBody::Map { .. }
+        | GroupBody::PreVoteResponse { .. }
         | GroupBody::VoteResponse { .. }
         | GroupBody::HeartbeatResponse { .. }
         | GroupBody::ReadIndex { .. }
@@ -203,12 +210,40 @@ fn election_body(message: &wire::GroupMessage<'_>) -> Result<GroupBody, DecodeEr
     if let Some(it) = message.body_as_vote_response() {
         return Ok(GroupBody::VoteResponse { granted: it.granted() });
     }
+    if let Some(it) = message.body_as_reports() {
+        let reports = it.reports().iter().map(|report| shard_report(&report)).collect::<Result<_, _>>()?;
+        return Ok(GroupBody::Reports(reports));
+    }
+    if let Some(it) = message.body_as_map_epoch() {
+        return Ok(GroupBody::MapEpoch { epoch: it.epoch() });
+    }
+    if let Some(it) = message.body_as_map() {
+        return Ok(GroupBody::Map { map: Bytes::copy_from_slice(it.map().bytes()) });
+    }
     match message.body_type() {
         wire::Body::TimeoutNow => Ok(GroupBody::TimeoutNow),
         wire::Body::Join => Ok(GroupBody::Join),
         wire::Body::Invite => Ok(GroupBody::Invite),
         other => Err(DecodeError::UnknownVariant { what: "message", code: u64::from(other.0) }),
     }
+}
+
+fn shard_report(report: &wire::ShardReport<'_>) -> Result<ShardReport, DecodeError> {
+    let slots = match (report.first_slot(), report.last_slot()) {
+        (Some(first), Some(last)) => Some(SlotRange { first, last }),
+        (None, None) => None,
+        _ => return Err(DecodeError::Inconsistent { why: "half a slot range" }),
+    };
+    Ok(ShardReport {
+        shard: report.shard(),
+        term: report.term(),
+        index: report.index(),
+        leader: report.leader(),
+        voters: report.voters().iter().collect(),
+        learners: report.learners().iter().collect(),
+        joint: report.joint(),
+        slots,
+    })
 }
 
 fn append_body(append: &wire::Append<'_>, payload: &mut Payload) -> Result<GroupBody, DecodeError> {

@@ -2,7 +2,7 @@
 
 use super::{
     AppendResult, FRAME_MESSAGES_MAX, GroupBody, GroupMessage, PeerEntry, PeerHello, PeerHelloReply, Purpose,
-    StoreInfo,
+    ShardReport, StoreInfo,
 };
 use crate::frame::{FrameKind, FrameTooLong, FrameWriter};
 use crate::generated::peer_generated as wire;
@@ -14,6 +14,7 @@ use flatbuffers::{FlatBufferBuilder, UnionWIPOffset, WIPOffset};
 /// Rough metadata of one message and of one entry; only the cut into frames depends on them.
 const MESSAGE_META_BYTES: usize = 128;
 const ENTRY_META_BYTES: usize = 24;
+const REPORT_META_BYTES: usize = 160;
 
 /// Why messages were not encoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -209,7 +210,14 @@ fn entries(message: &GroupMessage) -> &[PeerEntry] {
 }
 
 fn estimated_bytes(message: &GroupMessage) -> usize {
-    let data: usize = entries(message).iter().map(|entry| ENTRY_META_BYTES + entry.data.len()).sum();
+    let data: usize = match &message.body {
+        GroupBody::Append { entries, .. } => {
+            entries.iter().map(|entry| ENTRY_META_BYTES + entry.data.len()).sum()
+        }
+        GroupBody::Reports(reports) => reports.len() * REPORT_META_BYTES,
+        GroupBody::Map { map } => map.len(),
+        _ => 0,
+    };
     MESSAGE_META_BYTES + data
 }
 
@@ -280,10 +288,38 @@ fn body(builder: &mut Builder, body: &GroupBody) -> (wire::Body, WIPOffset<Union
         GroupBody::Gone { index } => {
             (Body::Gone, wire::Gone::create(builder, &wire::GoneArgs { index }).as_union_value())
         }
+        GroupBody::Reports(ref reports) => {
+            let reports: Vec<_> = reports.iter().map(|report| wire_report(builder, report)).collect();
+            let args = wire::ReportsArgs { reports: Some(builder.create_vector(&reports)) };
+            (Body::Reports, wire::Reports::create(builder, &args).as_union_value())
+        }
+        GroupBody::MapEpoch { epoch } => {
+            let it = wire::MapEpoch::create(builder, &wire::MapEpochArgs { epoch });
+            (Body::MapEpoch, it.as_union_value())
+        }
+        GroupBody::Map { ref map } => {
+            let args = wire::MapArgs { map: Some(builder.create_vector(map)) };
+            (Body::Map, wire::Map::create(builder, &args).as_union_value())
+        }
         GroupBody::Sleep { commit } => {
             (Body::Sleep, wire::Sleep::create(builder, &wire::SleepArgs { commit }).as_union_value())
         }
     }
+}
+
+fn wire_report(builder: &mut Builder, report: &ShardReport) -> WIPOffset<wire::ShardReport<'static>> {
+    let args = wire::ShardReportArgs {
+        shard: report.shard,
+        term: report.term,
+        index: report.index,
+        leader: report.leader,
+        voters: Some(builder.create_vector(&report.voters)),
+        learners: Some(builder.create_vector(&report.learners)),
+        joint: report.joint,
+        first_slot: report.slots.map(|slots| slots.first),
+        last_slot: report.slots.map(|slots| slots.last),
+    };
+    wire::ShardReport::create(builder, &args)
 }
 
 fn append_response(

@@ -37,6 +37,23 @@ fn position() -> impl Strategy<Value = u64> {
     0..=POSITION_MAX
 }
 
+fn reports() -> impl Strategy<Value = ShardReport> {
+    let nodes = || prop::collection::vec(any::<u64>(), 0..4);
+    let slots = option::of(any::<(u16, u16)>().prop_map(|(first, last)| SlotRange { first, last }));
+    (any::<u32>(), (position(), position()), any::<u64>(), (nodes(), nodes(), any::<bool>()), slots).prop_map(
+        |(shard, (term, index), leader, (voters, learners, joint), slots)| ShardReport {
+            shard,
+            term,
+            index,
+            leader,
+            voters,
+            learners,
+            joint,
+            slots,
+        },
+    )
+}
+
 fn bodies() -> impl Strategy<Value = GroupBody> {
     let result = prop_oneof![
         position().prop_map(|match_index| AppendResult::Accepted { match_index }),
@@ -75,6 +92,9 @@ fn bodies() -> impl Strategy<Value = GroupBody> {
         Just(GroupBody::Invite),
         position().prop_map(|index| GroupBody::Gone { index }),
         position().prop_map(|commit| GroupBody::Sleep { commit }),
+        prop::collection::vec(reports(), 0..4).prop_map(GroupBody::Reports),
+        any::<u64>().prop_map(|epoch| GroupBody::MapEpoch { epoch }),
+        prop::collection::vec(any::<u8>(), 0..60).prop_map(|map| GroupBody::Map { map: map.into() }),
     ]
 }
 

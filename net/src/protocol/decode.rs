@@ -4,13 +4,13 @@
 use super::checks::{DecodeError, Payload, expect_kind, length64, verified, within};
 use super::encode::codes;
 use super::{
-    Answer, ClientHello, ErrorCode, ErrorReport, Expected, Freshness, HelloReply, Mutation, MutationOutcome,
-    Op, Oversize, ReadConsistency, Refusal, Reply, Request, ScanItem, SessionStamp, WriteConsistency, admin,
-    program,
+    Answer, ClientHello, ClusterAccount, ClusterOp, ErrorCode, ErrorReport, Expected, Freshness, HelloReply,
+    Mutation, MutationOutcome, Op, Oversize, ReadConsistency, Refusal, Reply, Request, ScanItem,
+    SessionStamp, WriteConsistency, admin, program,
 };
 use crate::frame::{Frame, FrameKind};
 use crate::generated::{client_generated as wire, frame_generated as wire_frame};
-use crate::map::{ClusterMap, NodeInfo, ReplicaInfo, ShardInfo, SlotRange};
+use crate::map::{ClusterMap, NodeInfo, ReplicaInfo, ShardInfo, ShardPlan, SlotRange, Split};
 use crate::types::{Limits, Value};
 
 /// Reads a [`ClientHello`].
@@ -133,6 +133,9 @@ fn op(request: &wire::Request<'_>, payload: &mut Payload, limits: &Limits) -> Re
     if let Some(count) = request.op_as_count() {
         return program::decode_count(&count);
     }
+    if request.op_as_cluster_command().is_some() {
+        return ClusterOp::from_json(&payload.take_rest()).map(Op::Cluster);
+    }
     match request.op_type() {
         wire::Op::MapQuery => Ok(Op::ClusterMap),
         wire::Op::StatusQuery => Ok(Op::Status),
@@ -227,6 +230,10 @@ fn cluster_map(map: &wire::ClusterMap<'_>) -> Result<ClusterMap, DecodeError> {
         resp_addr: node.resp_addr().map(str::to_owned),
         resp_cluster_addr: node.resp_cluster_addr().map(str::to_owned),
         http_addr: node.http_addr().map(str::to_owned),
+        zone: node.zone().map(str::to_owned),
+        weight: node.weight(),
+        leaving: node.leaving(),
+        store: node.store(),
     });
     let shards = map.shards().iter().map(|shard| shard_info(&shard));
     Ok(ClusterMap {
@@ -243,7 +250,33 @@ fn shard_info(shard: &wire::ShardInfo<'_>) -> Result<ShardInfo, DecodeError> {
         _ => return Err(DecodeError::Inconsistent { why: "half a slot range" }),
     };
     let replicas = shard.replicas().iter().map(|at| ReplicaInfo { node: at.node(), core: at.core() });
-    Ok(ShardInfo { id: shard.id(), slots, replicas: replicas.collect(), leader: shard.leader() })
+    Ok(ShardInfo {
+        id: shard.id(),
+        slots,
+        replicas: replicas.collect(),
+        leader: shard.leader(),
+        plan: shard.plan().map(|plan| shard_plan(&plan)).unwrap_or_default(),
+    })
+}
+
+fn shard_plan(plan: &wire::ShardPlan<'_>) -> ShardPlan {
+    let nodes = |list: Option<flatbuffers::Vector<'_, u64>>| list.unwrap_or_default().iter().collect();
+    ShardPlan {
+        epoch: plan.epoch(),
+        placed: nodes(plan.placed()),
+        pinned: plan.pinned(),
+        copies: plan.copies(),
+        founders: nodes(plan.founders()),
+        split: plan.split().map(|split| Split { at: split.at(), into: split.into() }),
+    }
+}
+
+/// Reads a map that stands by itself.
+///
+/// # Errors
+/// [`DecodeError`] where it is damaged.
+pub fn decode_map(map: &[u8]) -> Result<ClusterMap, DecodeError> {
+    cluster_map(&verified::<wire::ClusterMap<'_>>(map)?)
 }
 
 fn freshness(freshness: Option<&wire::Freshness>) -> Option<Freshness> {
@@ -292,6 +325,7 @@ fn answer(reply: &wire::Reply<'_>, payload: &mut Payload) -> Result<Answer, Deco
         return Ok(Answer::Counted { count: counted.count() });
     }
     match reply.answer_type() {
+        wire::Answer::ClusterAnswer => ClusterAccount::from_json(&payload.take_rest()).map(Answer::Cluster),
         wire::Answer::StatusAnswer => Ok(Answer::Status(payload.take_rest())),
         other => Err(unknown("answer", other.0)),
     }

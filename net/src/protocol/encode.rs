@@ -9,9 +9,9 @@ use super::{
 };
 use crate::frame::{FrameKind, FrameTooLong, FrameWriter};
 use crate::generated::{client_generated as wire, frame_generated as wire_frame};
-use crate::map::{ClusterMap, NodeInfo, ShardInfo};
+use crate::map::{ClusterMap, NodeInfo, ShardInfo, ShardPlan};
 use crate::types::RequestId;
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use flatbuffers::{FlatBufferBuilder, UnionWIPOffset, WIPOffset};
 
 pub(super) mod codes {
@@ -134,6 +134,7 @@ impl Encoder {
                 }
             }
             Op::Execute { program, .. } => program::put_execute(frame, program),
+            Op::Cluster(op) => frame.put(&op.to_json()),
             Op::ClusterMap | Op::Status | Op::Admin(_) | Op::Count { .. } => {}
         })
     }
@@ -160,6 +161,7 @@ impl Encoder {
                 frame.put(next.as_deref().unwrap_or_default());
             }
             Ok(Answer::Status(json)) => frame.put(json),
+            Ok(Answer::Cluster(account)) => frame.put(&account.to_json()),
             Ok(Answer::Executed { replies: Some(replies), .. }) => frame.put(replies),
             _ => {}
         })
@@ -245,6 +247,11 @@ fn op(builder: &mut Builder, op: &Op) -> (wire::Op, WIPOffset<UnionWIPOffset>, u
         Op::Status => {
             let query = wire::StatusQuery::create(builder, &wire::StatusQueryArgs {});
             (wire::Op::StatusQuery, query.as_union_value(), 0)
+        }
+        Op::Cluster(op) => {
+            let args = wire::ClusterCommandArgs { is_change: op.is_change() };
+            let command = wire::ClusterCommand::create(builder, &args);
+            (wire::Op::ClusterCommand, command.as_union_value(), op.to_json().len())
         }
         Op::Admin(op) => {
             let (op_type, op) = admin::encode_op(builder, *op);
@@ -342,6 +349,10 @@ fn node_info(builder: &mut Builder, node: &NodeInfo) -> WIPOffset<wire::NodeInfo
         resp_addr: door(builder, &node.resp_addr),
         resp_cluster_addr: door(builder, &node.resp_cluster_addr),
         http_addr: door(builder, &node.http_addr),
+        zone: door(builder, &node.zone),
+        weight: node.weight,
+        leaving: node.leaving,
+        store: node.store,
     };
     wire::NodeInfo::create(builder, &args)
 }
@@ -355,8 +366,31 @@ fn shard_info(builder: &mut Builder, shard: &ShardInfo) -> WIPOffset<wire::Shard
         last_slot: shard.slots.map(|range| range.last),
         replicas: Some(replicas),
         leader: shard.leader,
+        plan: (shard.plan != ShardPlan::default()).then(|| shard_plan(builder, &shard.plan)),
     };
     wire::ShardInfo::create(builder, &args)
+}
+
+fn shard_plan(builder: &mut Builder, plan: &ShardPlan) -> WIPOffset<wire::ShardPlan<'static>> {
+    let split = plan.split.map(|split| wire::Split::new(split.into, split.at));
+    let args = wire::ShardPlanArgs {
+        epoch: plan.epoch,
+        placed: Some(builder.create_vector(&plan.placed)),
+        pinned: plan.pinned,
+        copies: plan.copies,
+        founders: Some(builder.create_vector(&plan.founders)),
+        split: split.as_ref(),
+    };
+    wire::ShardPlan::create(builder, &args)
+}
+
+/// A map by itself, as nodes keep it and send it to each other.
+#[must_use]
+pub fn encode_map(map: &ClusterMap) -> Bytes {
+    let mut builder = Builder::new();
+    let root = cluster_map(&mut builder, map);
+    builder.finish_minimal(root);
+    Bytes::copy_from_slice(builder.finished_data())
 }
 
 fn answer_body(builder: &mut Builder, answer: &Answer) -> (wire::Answer, WIPOffset<UnionWIPOffset>, usize) {
@@ -396,6 +430,10 @@ fn answer_body(builder: &mut Builder, answer: &Answer) -> (wire::Answer, WIPOffs
         Answer::ClusterMap(map) => {
             let args = wire::MapAnswerArgs { map: Some(cluster_map(builder, map)) };
             (wire::Answer::MapAnswer, wire::MapAnswer::create(builder, &args).as_union_value(), 0)
+        }
+        Answer::Cluster(account) => {
+            let answer = wire::ClusterAnswer::create(builder, &wire::ClusterAnswerArgs {});
+            (wire::Answer::ClusterAnswer, answer.as_union_value(), account.to_json().len())
         }
         Answer::Status(json) => {
             let status = wire::StatusAnswer::create(builder, &wire::StatusAnswerArgs {});

@@ -19,8 +19,8 @@ use crate::client::methods::typed_methods;
 use crate::client::{ClientConfig, ClientError, ConnectError, calls};
 use crate::map::ClusterMap;
 use crate::protocol::{
-    Access, AdminAccepted, AdminOp, Answer, Expected, Freshness, Mutation, MutationOutcome, Op, Program,
-    ReadConsistency, ShardDescription, WriteConsistency,
+    Access, AdminAccepted, AdminOp, Answer, ClusterAccount, ClusterOp, Expected, Freshness, Mutation,
+    MutationOutcome, Op, Program, ReadConsistency, ShardDescription, WriteConsistency,
 };
 use crate::types::Value;
 use ::tokio::runtime::Handle;

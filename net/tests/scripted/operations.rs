@@ -54,6 +54,8 @@ pub(crate) use every_operation;
 macro_rules! administration {
     ($client:ident, [$($await:tt)*]) => {{
         assert_eq!($client.describe_shard(1)$($await)*, Ok(described()));
+        let account = $client.cluster(net::protocol::ClusterOp::Map { epoch: None })$($await)*;
+        assert!(account.is_ok_and(|account| account.map.is_some()));
         let about = |index, node| Ok(AdminAccepted { index, node });
         assert_eq!($client.transfer_leader(1, Some(2))$($await)*, about(None, Some(2)));
         assert_eq!($client.transfer_leader(1, None)$($await)*, about(None, Some(3)));

@@ -5,9 +5,9 @@ use bytes::Bytes;
 use glommio::LocalExecutor;
 use net::map::{ClusterMap, NodeInfo, ReplicaInfo, ShardInfo, SlotRange};
 use net::protocol::{
-    Access, AdminAccepted, AdminOp, Answer, ClientHello, Encoder, Expected, HelloReply, Mutation,
-    MutationOutcome, Op, PROTOCOL_VERSION, Refusal, Reply, Request, ShardDescription, decode_client_hello,
-    decode_request,
+    Access, AdminAccepted, AdminOp, Answer, ClientHello, ClusterAccount, Encoder, Expected, HelloReply,
+    Mutation, MutationOutcome, Op, PROTOCOL_VERSION, Refusal, Reply, Request, ShardDescription,
+    decode_client_hello, decode_request,
 };
 use net::transport::{Connection, ConnectionConfig, FrameReader, FrameSender, Listener};
 use net::{Limits, Value};
@@ -149,6 +149,7 @@ impl Server {
             slots,
             replicas: vec![ReplicaInfo { node: 1, core: 0 }],
             leader: Some(1),
+            ..ShardInfo::default()
         };
         let all = SlotRange { first: 0, last: 16383 };
         ClusterMap { epoch: 1, nodes: vec![node], shards: vec![shard(0, None), shard(1, Some(all))] }
@@ -229,6 +230,10 @@ impl Server {
             Op::ClusterMap => Ok(Answer::ClusterMap(self.map())),
             Op::Status => Ok(Answer::Status(Bytes::from_static(b"{}"))),
             Op::Admin(op) => self.administrate(*op),
+            Op::Cluster(_) => {
+                let account = ClusterAccount { epoch: 1, map: Some(self.map()), ..ClusterAccount::default() };
+                Ok(Answer::Cluster(account))
+            }
             Op::Execute { program, consistency: Access::Write(_) } => {
                 let replies = Some(program.commands[0].args.concat().into());
                 Ok(Answer::Executed { index: 1, replies, freshness: None })

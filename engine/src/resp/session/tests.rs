@@ -48,6 +48,7 @@ impl Node for Fake {
             slots: Some(SlotRange { first, last }),
             replicas: vec![ReplicaInfo { node: 1, core: 0 }, ReplicaInfo { node: 2, core: 0 }],
             leader: Some(id.into()),
+            ..ShardInfo::default()
         };
         let shards = vec![shard(1, 0, 8191), shard(2, 8192, 16383)];
         ClusterMap { epoch: 4, nodes: vec![node(1), node(2)], shards }

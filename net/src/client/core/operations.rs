@@ -101,7 +101,10 @@ impl Operation {
             | Op::Execute { consistency: Access::Read(consistency), .. } => {
                 *consistency == ReadConsistency::Linearizable
             }
-            Op::Write { .. } | Op::Admin(_) | Op::Execute { consistency: Access::Write(_), .. } => true,
+            Op::Write { .. }
+            | Op::Admin(_)
+            | Op::Cluster(_)
+            | Op::Execute { consistency: Access::Write(_), .. } => true,
             Op::ClusterMap | Op::Status => false,
         }
     }

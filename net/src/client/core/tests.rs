@@ -28,6 +28,7 @@ pub(super) fn test_map(epoch: u64) -> ClusterMap {
         slots: slots.map(|(first, last)| SlotRange { first, last }),
         replicas: [1, 2, 3].map(|node| ReplicaInfo { node, core: 0 }).to_vec(),
         leader: Some(leader),
+        ..ShardInfo::default()
     };
     ClusterMap {
         epoch,

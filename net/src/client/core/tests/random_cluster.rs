@@ -71,6 +71,7 @@ impl Servers {
             slots: Some(SlotRange { first: 0, last: 16383 }),
             replicas: self.replicas.iter().map(|&node| ReplicaInfo { node, core: 0 }).collect(),
             leader: None,
+            ..ShardInfo::default()
         };
         let nodes = self.nodes.iter().map(node).collect();
         self.published = ClusterMap { epoch: self.epoch, nodes, shards: vec![shard] };
