@@ -18,6 +18,7 @@ use raft::Nanos;
 
 pub mod bootstrap;
 mod clients;
+mod current_map;
 mod disk;
 mod doors;
 pub mod executor;
@@ -43,6 +44,7 @@ use crate::convert;
 use crate::core::{Core, Effect, Event, ReadTask};
 use crate::identity::Standing;
 use clients::Clients;
+use current_map::CurrentMap;
 use disk::Disk;
 use inbox::Inbox;
 use peers::Peers;
@@ -51,7 +53,7 @@ use peers::Peers;
 pub struct CoreParts {
     /// The configuration of the node.
     pub config: Arc<Config>,
-    /// The cluster as it began.
+    /// The cluster as the core knows it.
     pub map: Arc<ClusterMap>,
     /// What to tell other nodes of this one's data directory.
     pub standing: Standing,
@@ -95,7 +97,7 @@ const TURN_LOOK_EVENTS: u32 = 16;
 /// One core at work.
 struct Driver {
     config: Arc<Config>,
-    map: Arc<ClusterMap>,
+    map: CurrentMap,
     limits: Limits,
     /// Borrowed only between two awaits.
     core: RefCell<Core>,
@@ -134,6 +136,7 @@ pub async fn run(parts: CoreParts) {
         ..ConnectionConfig::default()
     };
     let wal_dir = config.node.data_dir.join(format!("core-{}", mesh.core)).join("wal");
+    let map = CurrentMap::new(map);
     let driver = Rc::new(Driver {
         limits,
         core: RefCell::new(core),
@@ -146,9 +149,9 @@ pub async fn run(parts: CoreParts) {
             inbox.clone(),
         )),
         peers: Rc::new(Peers::new(
-            config.node.id,
+            config.clone(),
             mesh.core,
-            config.cluster.id.clone(),
+            map.clone(),
             convert::store_info(&standing),
             vote_hold,
             connection(config.limits.peer_bytes_max, PEER_SILENCE_MAX),
@@ -168,11 +171,7 @@ pub async fn run(parts: CoreParts) {
         map,
         started,
     });
-    for node in driver.map.nodes.iter().filter(|node| node.id > driver.config.node.id) {
-        for core in 0..node.cores {
-            glommio::spawn_local(driver.peers.clone().dial(node.id, core, node.peer_addr.clone())).detach();
-        }
-    }
+    driver.peers.clone().follow_map();
     glommio::spawn_local(driver.clone().keep_time()).detach();
     glommio::spawn_local(driver.clone().hear_store()).detach();
     glommio::spawn_local(driver.clone().hear_mesh()).detach();
@@ -283,7 +282,8 @@ impl Driver {
                 self.store.maintain(Maintenance::Durable { replica, engine, flush });
             }
             Effect::TakeSnapshot { replica, engine, index: _ } => {
-                self.store.maintain(Maintenance::Snapshot { replica, engine });
+                let founders = self.map.founders(replica.shard);
+                self.store.maintain(Maintenance::Snapshot { replica, engine, founders });
             }
             Effect::SendSnapshot { replica, engine, offer } => {
                 glommio::spawn_local(self.clone().send_snapshot(replica, engine, offer)).detach();
@@ -293,7 +293,8 @@ impl Driver {
             }
             Effect::DropSnapshot { snapshot } => self.store.maintain(Maintenance::DropSnapshot { snapshot }),
             Effect::CreateReplica { replica, generation } => {
-                self.store.maintain(Maintenance::Create { replica, generation });
+                let founders = self.map.founders(replica.shard);
+                self.store.maintain(Maintenance::Create { replica, generation, founders });
             }
             Effect::DestroyReplica { replica, generation, engine } => {
                 self.store.remove(replica, generation, engine);

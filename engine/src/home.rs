@@ -15,11 +15,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use net::map::ClusterMap;
 use thiserror::Error;
 
 use crate::machine::{Machine, MachineOpenError};
-use crate::placement;
 use crate::replica_id;
 use crate::store::snapshot::{Library, TakeError};
 use crate::store::{self, MemEngine, RocksEngine, RocksShared, StorageEngine, StoreError};
@@ -40,13 +38,12 @@ pub enum HomeError {
 pub struct Home {
     core: PathBuf,
     shared: Option<RocksShared>,
-    map: Arc<ClusterMap>,
 }
 
 impl Home {
     /// The home in the folder of a core; `shared` is what the replicas' databases share, none for engines in memory.
-    pub fn new(core: PathBuf, shared: Option<RocksShared>, map: Arc<ClusterMap>) -> Home {
-        Home { core, shared, map }
+    pub fn new(core: PathBuf, shared: Option<RocksShared>) -> Home {
+        Home { core, shared }
     }
 
     /// The replicas that have a folder, by shard and generation.
@@ -64,15 +61,15 @@ impl Home {
         self.core.join(replica_id::folder(shard, generation))
     }
 
-    /// Opens a replica's state machine, in a folder that is made if it is not there.
-    pub fn open(&self, shard: u32, generation: u64) -> Result<Machine, HomeError> {
+    /// Opens a replica's state machine, in a folder that is made if it is not there. `founders` are the members that its
+    /// group began with, whatever the replica's generation: whoever sends it the log from the first entry on sends the
+    /// changes that came after them.
+    pub fn open(&self, shard: u32, generation: u64, founders: raft::ConfState) -> Result<Machine, HomeError> {
         let dir = self.replica(shard, generation);
         fs::create_dir_all(&dir)
             .map_err(|error| HomeError::Refused(format!("{}: {error}", dir.display())))?;
         let engine = self.engine(&dir)?;
-        // A replica of any generation begins with the members that the group began with: whoever sends it the log from
-        // the first entry on sends the changes that came after them.
-        self.machine(engine, placement::founders(&self.map, shard))
+        self.machine(engine, founders)
     }
 
     /// Opens the snapshots of a replica.

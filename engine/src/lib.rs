@@ -23,6 +23,7 @@ pub mod host;
 pub mod http;
 pub mod identity;
 pub mod machine;
+pub mod map_file;
 pub mod placement;
 pub mod redis;
 mod replica;

@@ -100,14 +100,12 @@ fn founding_nodes(nodes: &[NodeInfo], replicas: u32, shard: u32) -> impl Iterato
     nodes.iter().enumerate().filter(move |(place, _)| chosen(*place)).map(|(_, node)| node)
 }
 
-/// The members of a shard's group when the cluster begins: a replica of the founding generation on each of its nodes.
-///
-/// # Panics
-/// When the map has no such shard.
+/// The members of a shard's group when it begins from an empty log: a replica of the founding generation on each of its
+/// nodes. Nobody for a shard that does not, or that the map does not know: its replicas begin with a snapshot.
 pub fn founders(map: &ClusterMap, shard: u32) -> raft::ConfState {
-    let info = map.shard(shard).expect("a shard of the map");
+    let founders = map.shard(shard).map_or(&[][..], |info| &info.plan.founders);
     let id = |node: &u64| raft::NodeId(replica_id::raft_id(*node, replica_id::FOUNDING));
-    raft::ConfState { voters: info.plan.founders.iter().map(id).collect(), ..raft::ConfState::default() }
+    raft::ConfState { voters: founders.iter().map(id).collect(), ..raft::ConfState::default() }
 }
 
 /// The nodes whose replicas vote, or will once a change under way is done; in order.

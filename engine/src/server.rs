@@ -126,7 +126,7 @@ pub fn serve(config: Config) -> Result<(), ServeError> {
     let mut doors = Some(doors);
     for mesh in meshes {
         let setup = CoreSetup {
-            home: Home::new(data.core(mesh.core), shared.clone(), map.clone()),
+            home: Home::new(data.core(mesh.core), shared.clone()),
             config: config.clone(),
             map: map.clone(),
             data: data.clone(),
@@ -318,7 +318,6 @@ impl CoreSetup {
             cpu: self.cpu(),
             home: self.home.clone(),
             hosted,
-            map: self.map.clone(),
             memtables: self.shared.clone().map(|shared| (shared, self.memtables_max())),
             reader_threads: self.config.storage.reader_threads,
             snapshots_kept: usize::try_from(self.config.snapshot.keep).expect("64-bit machine"),
@@ -353,7 +352,7 @@ impl CoreSetup {
             // Not what the limits allow now: an entry from before they were lowered must still fit.
             payload_bytes_max: bytes(section.segment_bytes - (16 << 10)),
             // Nobody could give a node that is alone its records back.
-            recovery_mode: match self.config.cluster.nodes.len() {
+            recovery_mode: match self.map.nodes.len() {
                 1 => RecoveryMode::Refuse,
                 _ => RecoveryMode::Quarantine,
             },
@@ -366,7 +365,9 @@ impl CoreSetup {
 
     fn core_config(&self) -> CoreConfig {
         let (raft, limits) = (&self.config.raft, &self.config.limits);
-        let shards = u64::from((self.config.cluster.shards + 1).div_ceil(self.config.cores()));
+        let shards =
+            self.map.shards.len().div_ceil(usize::try_from(self.config.cores()).expect("64-bit machine"));
+        let shards = u64::try_from(shards).expect("64-bit machine").max(1);
         let ticks =
             |ms: u64| u32::try_from(ms / raft.tick_ms).expect("validated: at most ten minutes").max(1);
         CoreConfig {

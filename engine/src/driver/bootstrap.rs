@@ -117,8 +117,8 @@ impl Inquiry {
     }
 
     async fn answer_one(self: Rc<Self>, mut connection: Connection) {
-        let cores = self.config.cores();
-        let hello = match doors::read_peer_hello(&self.config.cluster, cores, &mut connection).await {
+        let cores_of = |node| self.config.cluster.node(node).map(|node| node.cores);
+        let hello = match doors::read_peer_hello(&self.config, cores_of, &mut connection).await {
             Ok(Some(hello)) => hello,
             Ok(None) => return,
             Err(refusal) => {

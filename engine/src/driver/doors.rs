@@ -15,7 +15,7 @@ use super::clients::{greeting, report};
 use super::gateway::Gateway;
 use super::mesh::ConnectionSlot;
 use super::{DoorKind, Doors, Driver, MeshMessage, greet, http, resp};
-use crate::config::Cluster;
+use crate::config::Config;
 
 /// A connection that has not said hello by then is closed.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
@@ -138,7 +138,7 @@ async fn accept_peers(driver: Rc<Driver>, listener: TcpListener) {
 
 /// Reads a peer's hello and brings the connection where it wants to be.
 async fn admit_peer(driver: Rc<Driver>, mut connection: Connection) {
-    let read = read_peer_hello(&driver.config.cluster, driver.mesh.cores(), &mut connection).await;
+    let read = read_peer_hello(&driver.config, |node| driver.map.cores_of(node), &mut connection).await;
     let hello = match read {
         Ok(Some(hello)) => hello,
         Ok(None) => return,
@@ -224,10 +224,11 @@ async fn client_hello(
     Err(refusal)
 }
 
-/// Reads a peer's hello; `None` when it gave up, an error when it is to be refused.
+/// Reads a peer's hello; `None` when it gave up, an error when it is to be refused. `cores_of` tells the nodes of the
+/// cluster by their number of cores.
 pub(super) async fn read_peer_hello(
-    ours: &Cluster,
-    cores: u32,
+    ours: &Config,
+    cores_of: impl Fn(u64) -> Option<u32>,
     connection: &mut Connection,
 ) -> Result<Option<PeerHello>, ErrorReport> {
     let Some(frame) = first_frame(connection).await? else { return Ok(None) };
@@ -237,20 +238,28 @@ pub(super) async fn read_peer_hello(
             ErrorCode::UnsupportedVersion,
             format!("peer protocol version {}; this node speaks {PEER_VERSION}", hello.version),
         ),
-        Ok(hello) if hello.cluster_id != ours.id => report(
+        Ok(hello) if hello.cluster_id != ours.cluster.id => report(
             ErrorCode::WrongCluster,
             format!(
                 "node {} belongs to cluster `{}`, this one to `{}`",
-                hello.node, hello.cluster_id, ours.id
+                hello.node, hello.cluster_id, ours.cluster.id
             ),
         ),
-        Ok(hello) if hello.wants_core >= cores => report(
+        Ok(hello) if hello.wants_core >= ours.cores() => report(
             ErrorCode::BadMessage,
-            format!("node {} asks for core {}, and this node has {cores}", hello.node, hello.wants_core),
+            format!(
+                "node {} asks for core {}, and this node has {}",
+                hello.node,
+                hello.wants_core,
+                ours.cores()
+            ),
         ),
-        Ok(hello) if ours.node(hello.node).is_none_or(|node| hello.core >= node.cores) => report(
+        Ok(hello) if cores_of(hello.node).is_none_or(|cores| hello.core >= cores) => report(
             ErrorCode::BadMessage,
-            format!("node {} core {} is not in [[cluster.nodes]] of this node", hello.node, hello.core),
+            format!(
+                "node {} core {} is not in the cluster as this node knows it; a node is added with `ringkv serve --join`",
+                hello.node, hello.core
+            ),
         ),
         Ok(hello) => return Ok(Some(hello)),
     };

@@ -171,16 +171,13 @@ impl Gateway {
     }
 
     /// A node of the cluster.
-    pub fn node(&self, id: u64) -> Option<&NodeInfo> {
+    pub fn node(&self, id: u64) -> Option<NodeInfo> {
         self.driver.map.node(id)
     }
 
     /// The shard that owns a slot.
     pub fn shard_of_slot(&self, slot: u16) -> u32 {
-        // Shards are listed by their slots, after the meta shard, which has none.
-        let users = &self.driver.map.shards[1..];
-        let after = users.partition_point(|shard| shard.slots.is_some_and(|slots| slots.first <= slot));
-        users[after - 1].id
+        self.driver.map.shard_of_slot(slot)
     }
 
     /// The shard that owns a key.
@@ -259,7 +256,7 @@ impl Gateway {
         let id = calls.next_id.replace(calls.next_id.get() + 1);
         calls.waiting.borrow_mut().insert(id, Slot::default());
         let origin = Origin { core: self.core(), connection: CONNECTION };
-        let request = Request { id: RequestId(id), shard, epoch: self.driver.map.epoch, namespace, op };
+        let request = Request { id: RequestId(id), shard, epoch: self.driver.map.epoch(), namespace, op };
         self.driver.inbox.push(Event::Request { origin, request });
         id
     }
@@ -314,8 +311,9 @@ impl Gateway {
 /// Its own node is asked for the map first: it is the one that is surely there.
 fn client_config(driver: &Driver) -> ClientConfig {
     let own = driver.config.this_node().binary.clone();
-    let others = driver.map.nodes.iter().map(|node| node.binary_addr.clone()).filter(|other| *other != own);
-    let others: Vec<String> = others.collect();
+    let map = driver.map.get();
+    let others: Vec<String> =
+        map.nodes.iter().map(|node| node.binary_addr.clone()).filter(|other| *other != own).collect();
     let timeout = Duration::from_millis(driver.config.limits.request_timeout_ms);
     let config = ClientConfig::new(std::iter::once(own).chain(others).collect());
     ClientConfig {

@@ -1,9 +1,14 @@
 //! Links to the cores of the other nodes: one connection for each pair of cores, used both ways, dialled by the node
 //! with the lower id. Losing one loses messages, which Raft repairs.
+//!
+//! Links follow the cluster map: nodes that are new in it are dialled, links to those that have left it end. A node is
+//! dialled where the map has it and, turn about, where the configuration does: after all nodes have got new addresses at
+//! once, nobody could tell anybody.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use net::frame::{Frame, FrameKind};
@@ -12,8 +17,10 @@ use net::peer::{
 };
 use net::transport::{Connection, ConnectionConfig, FrameReader, FrameSender, Handoff};
 
+use super::current_map::CurrentMap;
 use super::greet;
 use super::inbox::Inbox;
+use crate::config::Config;
 use crate::core::Event;
 use raft::Nanos;
 
@@ -25,9 +32,9 @@ const FRAME_BYTES_TARGET: usize = 1 << 20;
 
 /// This core's links.
 pub(super) struct Peers {
-    pub node: u64,
-    pub core: u32,
-    pub cluster: String,
+    config: Arc<Config>,
+    core: u32,
+    map: CurrentMap,
     /// What this node says of its data directory.
     pub store: StoreInfo,
     /// For how long its replicas vote for nobody else after they heard a leader.
@@ -36,29 +43,63 @@ pub(super) struct Peers {
     inbox: Rc<Inbox>,
     encoder: RefCell<PeerEncoder>,
     links: RefCell<HashMap<(u64, u32), FrameSender>>,
+    /// The cores that a task keeps a link to.
+    dialled: RefCell<HashSet<(u64, u32)>>,
 }
 
 impl Peers {
     pub fn new(
-        node: u64,
+        config: Arc<Config>,
         core: u32,
-        cluster: String,
+        map: CurrentMap,
         store: StoreInfo,
         vote_hold: Nanos,
         connection: ConnectionConfig,
         inbox: Rc<Inbox>,
     ) -> Peers {
         Peers {
-            node,
+            config,
             core,
-            cluster,
+            map,
             store,
             vote_hold,
             connection,
             inbox,
             encoder: RefCell::new(PeerEncoder::new(FRAME_BYTES_TARGET, connection.frame_bytes_max)),
             links: RefCell::default(),
+            dialled: RefCell::default(),
         }
+    }
+
+    /// Dials the nodes of the map that are new, and ends the links to those that have left it.
+    pub fn follow_map(self: Rc<Self>) {
+        let map = self.map.get();
+        for node in map.nodes.iter().filter(|node| node.id > self.config.node.id) {
+            for core in 0..node.cores {
+                if self.dialled.borrow_mut().insert((node.id, core)) {
+                    glommio::spawn_local(self.clone().dial(node.id, core)).detach();
+                }
+            }
+        }
+        for ((node, core), link) in &*self.links.borrow() {
+            if !self.belongs(*node, *core) {
+                // What is queued still leaves: it may be the map that tells the node that it is out.
+                link.close();
+            }
+        }
+    }
+
+    fn belongs(&self, node: u64, core: u32) -> bool {
+        self.map.cores_of(node).is_some_and(|cores| core < cores)
+    }
+
+    /// Where to look for a node at this attempt.
+    fn address_of(&self, node: u64, attempt: u32) -> String {
+        let mapped = self.map.node(node).map(|node| node.peer_addr);
+        let configured = self.config.cluster.node(node).map(|node| node.peer.clone());
+        let (first, second) =
+            if attempt.is_multiple_of(2) { (mapped, configured) } else { (configured, mapped) };
+        first.or(second).unwrap_or_default()
     }
 
     /// Sends messages, or drops them when the link is down or its queue full.
@@ -77,10 +118,12 @@ impl Peers {
         }
     }
 
-    /// Keeps a link to one core of one node up, for as long as the process lives.
-    pub async fn dial(self: Rc<Self>, node: u64, core: u32, address: String) {
+    /// Keeps a link to one core of one node up, for as long as that is in the map.
+    async fn dial(self: Rc<Self>, node: u64, core: u32) {
         let mut pause = REDIAL_MIN;
-        loop {
+        let mut attempt = 0u32;
+        while self.belongs(node, core) {
+            let address = self.address_of(node, attempt);
             match self.connect(node, core, &address).await {
                 Ok((reader, sender, reply)) => {
                     pause = REDIAL_MIN;
@@ -90,11 +133,14 @@ impl Peers {
                 Err(error) => {
                     tracing::debug!(node, core, address, %error, "cannot reach a peer");
                     pause = (pause * 2).min(REDIAL_MAX);
+                    attempt = attempt.wrapping_add(1);
                 }
             }
             self.inbox.push(Event::PeerLost { node });
             glommio::timer::sleep(pause).await;
         }
+        tracing::info!(node, core, "the node has left the cluster");
+        self.dialled.borrow_mut().remove(&(node, core));
     }
 
     async fn connect(
@@ -115,9 +161,9 @@ impl Peers {
     pub fn hello(&self, wants_core: u32, purpose: Purpose) -> PeerHello {
         PeerHello {
             version: PEER_VERSION,
-            node: self.node,
+            node: self.config.node.id,
             core: self.core,
-            cluster_id: self.cluster.clone(),
+            cluster_id: self.config.cluster.id.clone(),
             wants_core,
             purpose,
             store: self.store.clone(),
@@ -129,7 +175,7 @@ impl Peers {
     pub fn hello_reply(&self) -> PeerHelloReply {
         PeerHelloReply {
             version: PEER_VERSION,
-            node: self.node,
+            node: self.config.node.id,
             core: self.core,
             store: self.store.clone(),
             vote_hold_ms: self.vote_hold_ms(),

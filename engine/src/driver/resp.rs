@@ -111,8 +111,8 @@ impl Node for Door {
         self.gateway.hosts(shard)
     }
 
-    fn cluster_address(&self, node: u64) -> Option<&str> {
-        self.gateway.node(node)?.resp_cluster_addr.as_deref()
+    fn cluster_address(&self, node: u64) -> Option<String> {
+        self.gateway.node(node)?.resp_cluster_addr
     }
 
     fn map(&self) -> ClusterMap {

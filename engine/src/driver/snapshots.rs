@@ -30,7 +30,6 @@ use raft::Index;
 use super::{Driver, greet};
 use crate::convert;
 use crate::core::{Engine, Event, ReceivedSnapshot, ReplicaId, SnapshotOffer};
-use crate::placement;
 use crate::replica_id;
 use crate::store::snapshot::{Library, Manifest, PinnedSnapshot};
 
@@ -92,7 +91,7 @@ impl Driver {
 
     async fn send(&self, engine: Engine, offer: SnapshotOffer) -> Result<Transferred, String> {
         let (_, library) = self.store.libraries().get(offer.shard).ok_or("the replica is gone")?;
-        let founders = placement::founders(&self.map, offer.shard);
+        let founders = self.map.founders(offer.shard);
         let (manifests, manifest) = flume::bounded(1);
         let (have, haves) = flume::bounded::<Vec<u64>>(1);
         let (pieces, chunks) = flume::bounded(CHUNKS_QUEUED_MAX);
@@ -120,7 +119,7 @@ impl Driver {
             }
         })?;
         let manifest: Manifest = manifest.recv_async().await.map_err(|_| "the thread that sends ended")??;
-        let address = self.config.cluster.node(offer.node).ok_or("no such node")?.peer.clone();
+        let address = self.map.node(offer.node).ok_or("no such node")?.peer_addr;
         let hello = self.peers.hello(offer.core, Purpose::Snapshot);
         let (mut reader, sender, _) =
             greet::dial(&hello, offer.node, &address, self.peers.connection).await?;

@@ -9,8 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 use std::time::Duration;
 
-use net::map::ClusterMap;
-use raft::Index;
+use raft::{ConfState, Index};
 
 use crate::core::{
     Applied, ApplyBatch, Engine, Event, Installed, ReadTask, ReceivedSnapshot, ReplicaId, TakenSnapshot,
@@ -18,7 +17,6 @@ use crate::core::{
 use crate::fatal::{self, Reason};
 use crate::home::Home;
 use crate::machine::{ApplyError, Machine};
-use crate::placement;
 use crate::store::snapshot::{InstallError, Library, Manifest};
 use crate::store::{ReadTier, RocksShared, StorageEngine};
 
@@ -80,12 +78,12 @@ enum ApplyJob {
 pub(super) enum Maintenance {
     /// Find out how far an engine is durable, after making it so if `flush`.
     Durable { replica: ReplicaId, engine: Engine, flush: bool },
-    /// Take a snapshot.
-    Snapshot { replica: ReplicaId, engine: Engine },
+    /// Take a snapshot; `founders` are the members of a state machine that tells of none.
+    Snapshot { replica: ReplicaId, engine: Engine, founders: ConfState },
     /// Remove a snapshot that was received and is not wanted.
     DropSnapshot { snapshot: ReceivedSnapshot },
-    /// Open an empty state machine for a new replica.
-    Create { replica: ReplicaId, generation: u64 },
+    /// Open an empty state machine for a new replica of a group that began with `founders`.
+    Create { replica: ReplicaId, generation: u64, founders: ConfState },
     /// Remove the folder of a former replica.
     Remove { shard: u32, generation: u64 },
 }
@@ -100,8 +98,6 @@ pub struct StoreParams {
     pub home: Home,
     /// The replicas of the core.
     pub hosted: Vec<Hosted>,
-    /// The members that groups begin with.
-    pub map: Arc<ClusterMap>,
     /// The memtables of the node, and how many bytes of them are too many.
     pub memtables: Option<(RocksShared, usize)>,
     /// Threads for reads that miss memory.
@@ -119,7 +115,7 @@ impl Store {
         let (apply, apply_jobs) = flume::unbounded();
         let (read, read_jobs) = flume::unbounded();
         let (maintain, maintain_jobs) = flume::unbounded();
-        let StoreParams { core, cpu, home, hosted, map, memtables, reader_threads, snapshots_kept } = params;
+        let StoreParams { core, cpu, home, hosted, memtables, reader_threads, snapshots_kept } = params;
         let libraries = Libraries::default();
         let mut machines = HashMap::new();
         for replica in hosted {
@@ -141,7 +137,6 @@ impl Store {
         }
         let maintainer = Maintainer {
             home,
-            map,
             libraries: libraries.clone(),
             apply: apply.clone(),
             again: maintain.clone(),
@@ -335,7 +330,6 @@ fn read_loop(jobs: &flume::Receiver<Vec<ReadTask>>, done: &flume::Sender<Vec<Eve
 /// The thread for work that may take long.
 struct Maintainer {
     home: Home,
-    map: Arc<ClusterMap>,
     libraries: Libraries,
     apply: flume::Sender<ApplyJob>,
     /// Its own queue, for what failed and is tried again.
@@ -350,8 +344,8 @@ impl Maintainer {
                 Maintenance::Durable { replica, engine, flush } => {
                     Some(durable(replica, engine.0.as_ref(), flush))
                 }
-                Maintenance::Snapshot { replica, engine } => {
-                    let snapshot = self.take_snapshot(replica.shard, engine.0.as_ref());
+                Maintenance::Snapshot { replica, engine, founders } => {
+                    let snapshot = self.take_snapshot(replica.shard, engine.0.as_ref(), &founders);
                     Some(Event::SnapshotTaken { replica, snapshot })
                 }
                 Maintenance::DropSnapshot { snapshot } => {
@@ -360,7 +354,9 @@ impl Maintainer {
                     }
                     None
                 }
-                Maintenance::Create { replica, generation } => self.create(replica, generation),
+                Maintenance::Create { replica, generation, founders } => {
+                    self.create(replica, generation, founders)
+                }
                 Maintenance::Remove { shard, generation } => {
                     if let Err(error) = self.home.remove(shard, generation) {
                         tracing::warn!(shard, generation, %error, "cannot remove a former replica's folder yet");
@@ -375,11 +371,12 @@ impl Maintainer {
         }
     }
 
-    fn create(&self, replica: ReplicaId, generation: u64) -> Option<Event> {
+    fn create(&self, replica: ReplicaId, generation: u64, founders: ConfState) -> Option<Event> {
         let shard = replica.shard;
         let make = || -> Result<(Machine, Library), String> {
             self.home.remove(shard, generation).map_err(|error| error.to_string())?;
-            let machine = self.home.open(shard, generation).map_err(|error| error.to_string())?;
+            let machine =
+                self.home.open(shard, generation, founders.clone()).map_err(|error| error.to_string())?;
             let library = self.home.library(shard, generation).map_err(|error| error.to_string())?;
             Ok((machine, library))
         };
@@ -395,7 +392,7 @@ impl Maintainer {
             }
             Err(error) => {
                 tracing::error!(shard, generation, error, "cannot make a replica");
-                self.try_again(Maintenance::Create { replica, generation });
+                self.try_again(Maintenance::Create { replica, generation, founders });
                 None
             }
         }
@@ -408,7 +405,12 @@ impl Maintainer {
     }
 
     /// Takes a snapshot and drops the oldest.
-    fn take_snapshot(&self, shard: u32, engine: &dyn StorageEngine) -> Option<TakenSnapshot> {
+    fn take_snapshot(
+        &self,
+        shard: u32,
+        engine: &dyn StorageEngine,
+        founders: &ConfState,
+    ) -> Option<TakenSnapshot> {
         let (_, library) = self.libraries.get(shard)?;
         if self.snapshots_kept == 0 {
             // None stays: what it is taken for is that the state machine is durable afterwards.
@@ -417,8 +419,7 @@ impl Maintainer {
             }
             return None;
         }
-        let founders = placement::founders(&self.map, shard);
-        let taken = library.take(engine, &founders);
+        let taken = library.take(engine, founders);
         let described = match &taken {
             Ok(snapshot) => Some(describe(snapshot.manifest())),
             Err(error) => {

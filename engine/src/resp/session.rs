@@ -30,7 +30,7 @@ pub trait Node {
     /// Whether this node has a replica of a shard.
     fn hosts(&self, shard: u32) -> bool;
     /// Where another node has its door that redirects.
-    fn cluster_address(&self, node: u64) -> Option<&str>;
+    fn cluster_address(&self, node: u64) -> Option<String>;
     /// The cluster map, with leaders.
     fn map(&self) -> ClusterMap;
     /// What clients must give with AUTH, if anything.

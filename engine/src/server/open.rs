@@ -145,7 +145,7 @@ impl CoreSetup {
         generation: u64,
         wal: &Wal,
     ) -> Result<(ReplicaSeed, Hosted), HomeError> {
-        let machine = self.home.open(shard, generation)?;
+        let machine = self.home.open(shard, generation, placement::founders(&self.map, shard))?;
         let applied = machine.applied();
         let stream = StreamId(replica_id::stream_id(shard, generation));
         let first = wal.first_index(stream);

@@ -32,8 +32,8 @@ impl Node for Fake {
         true
     }
 
-    fn cluster_address(&self, node: u64) -> Option<&str> {
-        (node == 2).then_some("127.0.0.1:64792")
+    fn cluster_address(&self, node: u64) -> Option<String> {
+        (node == 2).then(|| "127.0.0.1:64792".to_owned())
     }
 
     fn map(&self) -> ClusterMap {
