@@ -51,6 +51,10 @@ enum Command {
         /// Its configuration: see the ringkv.toml that ships with the sources, or `ringkv init`.
         #[arg(long)]
         config: PathBuf,
+        /// Join a running cluster instead of founding one: binary doors (host:port) of nodes that are in it. Only looked at
+        /// while the data directory is new, or has lost its map.
+        #[arg(long, value_name = "ADDR", value_delimiter = ',')]
+        join: Vec<String>,
     },
     /// Print the value of a key. Exit code 1 when there is none.
     Get(keys::Get),
@@ -171,10 +175,10 @@ impl From<WriteLevel> for net::protocol::WriteConsistency {
 /// Runs what was asked for.
 pub fn run(arguments: Arguments) -> Result<ExitCode> {
     match arguments.command {
-        Command::Serve { config } => {
+        Command::Serve { config, join } => {
             let config = Config::load(&config)?;
             start_logging(&config)?;
-            engine::server::serve(config)?;
+            engine::server::serve(config, join)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Get(get) => get.run(),

@@ -26,6 +26,7 @@ mod gateway;
 mod greet;
 mod http;
 mod inbox;
+pub mod join;
 mod mesh;
 mod peers;
 mod resp;

@@ -12,10 +12,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use net::map::ClusterMap;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::config::Config;
+use crate::map_file::{self, MapFileError};
 
 /// Layout of the data directory that this version writes.
 const FORMAT: u32 = 2;
@@ -89,6 +91,12 @@ struct Identity {
     stage: Option<Stage>,
     #[serde(default)]
     founders: BTreeMap<String, StoreId>,
+    /// Whether the directory has a map of its own: then the configuration no longer says who belongs to the cluster.
+    #[serde(default)]
+    mapped: bool,
+    /// Whether the node joined a cluster that was there before: then the configuration never said how keys are split.
+    #[serde(default)]
+    joined: bool,
 }
 
 /// A claimed data directory; the claim ends with this value or the process.
@@ -168,7 +176,14 @@ impl DataDir {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(io("read", &identity_path)(error)),
         };
-        let mut identity = found.clone().unwrap_or(wanted);
+        let mut identity = match &found {
+            // Nothing was decided by the list of nodes yet: it may still be corrected.
+            Some(new) if new.stage == Some(Stage::New) => {
+                Identity { store: new.store, stage: new.stage, ..wanted }
+            }
+            Some(found) => found.clone(),
+            None => wanted,
+        };
         let store = match identity.store {
             Some(store) => store,
             None => draw_store().map_err(io("draw an identity for", &path))?,
@@ -179,9 +194,9 @@ impl DataDir {
         identity.stage.get_or_insert(if used { Stage::Founding } else { Stage::New });
         identity.format = FORMAT;
         let known = found.as_ref() == Some(&identity);
-        let data = DataDir { path, store, identity: Mutex::new(identity.clone()), _lock: lock };
+        let data = DataDir { path, store, identity: Mutex::new(identity), _lock: lock };
         if !known {
-            data.write(identity)?;
+            data.change(|_| {})?;
         }
         Ok(data)
     }
@@ -197,6 +212,32 @@ impl DataDir {
         }
     }
 
+    /// The cluster map that was saved last; `None` as long as the configuration tells it.
+    pub fn map(&self) -> Result<Option<ClusterMap>, MapFileError> {
+        match map_file::read(&self.path)? {
+            // A map that came just before a crash is as good.
+            Some(map) => Ok(Some(map)),
+            None if self.identity().mapped => Err(map_file::missing(&self.path)),
+            None => Ok(None),
+        }
+    }
+
+    /// Saves the cluster map, durably: later starts go by it. Blocks.
+    pub fn save_map(&self, map: &ClusterMap) -> Result<(), DataDirError> {
+        let io =
+            |source| DataDirError::Io { action: "save the cluster map in", path: self.path.clone(), source };
+        map_file::write(&self.path, map).map_err(io)?;
+        if self.identity().mapped {
+            return Ok(());
+        }
+        self.change(|identity| identity.mapped = true)
+    }
+
+    /// Whether the node joined a cluster that was there before.
+    pub fn has_joined(&self) -> bool {
+        self.identity().joined
+    }
+
     /// How far it has come.
     pub fn stage(&self) -> Stage {
         self.identity().stage.expect("every claimed directory has a stage")
@@ -208,9 +249,23 @@ impl DataDir {
     /// When that was decided before.
     pub fn settle(&self, stage: Stage, founders: &BTreeMap<u64, StoreId>) -> Result<(), DataDirError> {
         assert!(self.stage() == Stage::New && stage != Stage::New, "a directory settles once");
-        let founders = founders.iter().map(|(node, store)| (node.to_string(), *store)).collect();
-        let identity = Identity { stage: Some(stage), founders, ..self.identity().clone() };
-        self.write(identity)
+        self.change(|identity| {
+            identity.stage = Some(stage);
+            identity.founders = founders.iter().map(|(node, store)| (node.to_string(), *store)).collect();
+        })
+    }
+
+    /// Takes note, durably, that the node has joined a cluster, of which the map was saved. With `lost` the cluster knew
+    /// it with another directory and has replicas there.
+    ///
+    /// # Panics
+    /// When what it is to the cluster was decided before.
+    pub fn settle_joined(&self, lost: bool) -> Result<(), DataDirError> {
+        assert!(self.stage() == Stage::New, "a directory settles once");
+        self.change(|identity| {
+            identity.stage = Some(if lost { Stage::Replacing } else { Stage::Running });
+            identity.joined = true;
+        })
     }
 
     /// Takes note, durably, that the logs know all replicas.
@@ -218,22 +273,25 @@ impl DataDir {
         if self.stage() == Stage::Running {
             return Ok(());
         }
-        let identity = Identity { stage: Some(Stage::Running), ..self.identity().clone() };
-        self.write(identity)
+        self.change(|identity| identity.stage = Some(Stage::Running))
     }
 
     fn identity(&self) -> MutexGuard<'_, Identity> {
         self.identity.lock().expect("nothing panics while holding it")
     }
 
-    fn write(&self, identity: Identity) -> Result<(), DataDirError> {
+    /// Changes the identity, on the disk and then here. Two changes never meet.
+    fn change(&self, change: impl FnOnce(&mut Identity)) -> Result<(), DataDirError> {
         let path = self.path.join("IDENTITY");
+        let mut known = self.identity();
+        let mut identity = known.clone();
+        change(&mut identity);
         write_durably(&self.path, &path, &identity).map_err(|source| DataDirError::Io {
             action: "write",
             path,
             source,
         })?;
-        *self.identity() = identity;
+        *known = identity;
         Ok(())
     }
 
@@ -262,6 +320,8 @@ impl Identity {
             store: None,
             stage: None,
             founders: BTreeMap::new(),
+            mapped: false,
+            joined: false,
         }
     }
 }
@@ -306,12 +366,19 @@ fn compare(dir: &Path, file: &Path, text: &str, wanted: &Identity) -> Result<Ide
     let other = "give this node its own node.data_dir, or correct the configuration";
     differs("cluster.id", found.cluster.clone(), wanted.cluster.clone(), other)?;
     differs("node.id", found.node.to_string(), wanted.node.to_string(), other)?;
+    if found.stage == Some(Stage::New) {
+        return Ok(found);
+    }
     let layout = "this cannot be changed on existing data: set it back";
     differs("node.cores", found.cores.to_string(), wanted.cores.to_string(), layout)?;
-    differs("cluster.shards", found.shards.to_string(), wanted.shards.to_string(), layout)?;
-    // Nodes that count different majorities would elect two leaders.
-    let members = "the members of a cluster cannot be changed by its configuration: set the list back";
-    differs("cluster.nodes.id", format!("{:?}", found.nodes), format!("{:?}", wanted.nodes), members)?;
+    if !found.joined {
+        differs("cluster.shards", found.shards.to_string(), wanted.shards.to_string(), layout)?;
+    }
+    if !found.mapped {
+        // Nodes that count different majorities would elect two leaders.
+        let members = "the members of a cluster cannot be changed by its configuration: set the list back, and add nodes with `ringkv serve --join`";
+        differs("cluster.nodes.id", format!("{:?}", found.nodes), format!("{:?}", wanted.nodes), members)?;
+    }
     Ok(found)
 }
 

@@ -65,6 +65,11 @@ pub fn read(dir: &Path) -> Result<Option<ClusterMap>, MapFileError> {
     decode(&bytes).map(Some).map_err(|why| MapFileError::Damaged { path, why })
 }
 
+/// That there is no map where there was one.
+pub fn missing(dir: &Path) -> MapFileError {
+    MapFileError::Damaged { path: dir.join(NAME), why: "it is missing".to_owned() }
+}
+
 fn decode(bytes: &[u8]) -> Result<ClusterMap, String> {
     let (head, body) = bytes.split_at_checked(HEAD_BYTES).ok_or("it is too short")?;
     let (magic, crc) = head.split_at(MAGIC.len());

@@ -7,7 +7,7 @@
 use net::map::{ClusterMap, NodeInfo, ReplicaInfo, ShardInfo, ShardPlan, SlotRange};
 use net::slot::SLOT_COUNT;
 
-use crate::config::Config;
+use crate::config::{ClusterNode, Config};
 use crate::replica_id;
 
 /// The shard that holds the cluster map itself, and no user keys.
@@ -51,23 +51,7 @@ pub fn priority(shard: u32, node: u64, nodes: &[u64]) -> u8 {
 
 /// The cluster map of a configuration; leaders are not known yet.
 pub fn cluster_map(config: &Config) -> ClusterMap {
-    let nodes: Vec<NodeInfo> = config
-        .cluster
-        .nodes
-        .iter()
-        .map(|node| NodeInfo {
-            id: node.id,
-            binary_addr: node.binary.clone(),
-            peer_addr: node.peer.clone(),
-            cores: node.cores,
-            resp_addr: node.resp.clone(),
-            resp_cluster_addr: node.resp_cluster.clone(),
-            http_addr: node.http.clone(),
-            zone: node.zone.clone(),
-            weight: node.weight,
-            ..NodeInfo::default()
-        })
-        .collect();
+    let nodes: Vec<NodeInfo> = config.cluster.nodes.iter().map(node_info).collect();
     let shards = (META_SHARD..=config.cluster.shards)
         .map(|id| ShardInfo {
             id,
@@ -83,6 +67,27 @@ pub fn cluster_map(config: &Config) -> ClusterMap {
         })
         .collect();
     ClusterMap { epoch: 1, nodes, shards }
+}
+
+/// A node of the configuration, as a map has it.
+pub fn node_info(node: &ClusterNode) -> NodeInfo {
+    NodeInfo {
+        id: node.id,
+        binary_addr: node.binary.clone(),
+        peer_addr: node.peer.clone(),
+        cores: node.cores,
+        resp_addr: node.resp.clone(),
+        resp_cluster_addr: node.resp_cluster.clone(),
+        http_addr: node.http.clone(),
+        zone: node.zone.clone(),
+        weight: node.weight,
+        ..NodeInfo::default()
+    }
+}
+
+/// Whether a shard has, or is to have, a replica on a node.
+pub fn is_placed(shard: &ShardInfo, node: u64) -> bool {
+    shard.replica_on(node).is_some() || shard.plan.placed.contains(&node)
 }
 
 fn founding_plan<'a>(founders: impl Iterator<Item = &'a NodeInfo>) -> ShardPlan {

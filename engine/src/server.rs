@@ -5,6 +5,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -16,11 +17,11 @@ use thiserror::Error;
 use wal::disk::OpenError;
 use wal::{RecoveryMode, WalConfig};
 
+pub(crate) mod join;
 mod open;
 pub(crate) mod replicas;
 mod signals;
 
-use crate::bootstrap::Decision;
 use crate::config::{Config, EngineKind, Listen, WalIo};
 use crate::core::{Core, CoreConfig};
 use crate::driver::executor;
@@ -28,7 +29,8 @@ use crate::driver::{self, CoreParts, DoorKind, Doors, Mesh, Store, StoreParams, 
 use crate::fatal;
 use crate::home::Home;
 use crate::host::{self, HostError};
-use crate::identity::{DataDir, DataDirError, Stage};
+use crate::identity::{DataDir, DataDirError};
+use crate::map_file::MapFileError;
 use crate::placement;
 use crate::store::{RocksConfig, RocksShared};
 use open::Opened;
@@ -42,6 +44,33 @@ pub enum ServeError {
     /// The data directory cannot be used.
     #[error(transparent)]
     DataDir(#[from] DataDirError),
+    /// The map of the cluster cannot be used.
+    #[error(transparent)]
+    Map(#[from] MapFileError),
+    /// The cluster that it was to join does not want the node.
+    #[error("the cluster does not take node {node} in: {why}")]
+    NotTakenIn {
+        /// The node.
+        node: u64,
+        /// Why.
+        why: String,
+    },
+    /// The node is no part of its cluster any more.
+    #[error(
+        "node {node} has left the cluster; to bring it back, start it with --join and the binary door of a node that is in; else remove its data directory"
+    )]
+    Left {
+        /// The node.
+        node: u64,
+    },
+    /// The node is a cluster of its own, and cannot be part of another.
+    #[error(
+        "the data directory {path} holds a cluster that this node founded alone, so it cannot join another; give it an empty node.data_dir, and --join at its first start"
+    )]
+    Alone {
+        /// The directory.
+        path: PathBuf,
+    },
     /// An address cannot be bound.
     #[error("cannot listen on {address} ({key}): {source}{remedy}")]
     Listen {
@@ -96,8 +125,9 @@ pub enum ServeError {
     },
 }
 
-/// Runs a node. Returns only when it cannot start or serve; when it was asked to stop, the process ends with exit code 0.
-pub fn serve(config: Config) -> Result<(), ServeError> {
+/// Runs a node; at its first start it joins the cluster that has these binary doors, or founds the one of its
+/// configuration when none are given. Returns only when it cannot start or serve; when it was asked to stop, the process ends with exit code 0.
+pub fn serve(config: Config, join: Vec<String>) -> Result<(), ServeError> {
     let started = Instant::now();
     let config = Arc::new(config);
     let signals = signals::block();
@@ -116,11 +146,8 @@ pub fn serve(config: Config) -> Result<(), ServeError> {
         stopper.stop();
     };
     signals.watch(stop).map_err(|error| start_failed("a thread", &error))?;
-    if data.stage() == Stage::New {
-        settle(&config, &data, &doors)?;
-    }
+    let map = Arc::new(join::enter(&config, &data, &doors, join)?);
     let shared = open_shared(&config)?;
-    let map = Arc::new(placement::cluster_map(&config));
     let transfers = Transfers::new(&config.snapshot);
     let (news, all_news) = flume::unbounded();
     let mut doors = Some(doors);
@@ -175,28 +202,6 @@ fn attend(
 fn others_of(config: &Config) -> Vec<SocketAddr> {
     let listen = &config.listen;
     [listen.resp, listen.resp_cluster, listen.http].into_iter().flatten().collect()
-}
-
-/// Finds out, before the first start of a data directory, what the node is to the cluster.
-fn settle(config: &Arc<Config>, data: &DataDir, doors: &Doors) -> Result<(), ServeError> {
-    let door = doors.peer.try_clone().map_err(|error| start_failed("the peer door", &error))?;
-    let decision = driver::bootstrap::run(config.clone(), data.standing(), door)
-        .map_err(|error| start_failed("an executor", &error))?;
-    let (stage, founders) = match decision {
-        Decision::Founder { founders } => {
-            tracing::info!(node = config.node.id, nodes = ?founders.keys(), "the cluster begins with these nodes");
-            (Stage::Founding, founders)
-        }
-        Decision::Replacement { founders } => {
-            tracing::warn!(node = config.node.id, data_dir = %config.node.data_dir.display(),
-                "the cluster knows this node with another data directory: this one takes the place of the lost one, \
-                 and its replicas get their data from the other nodes");
-            (Stage::Replacing, founders)
-        }
-        Decision::Wait { .. } => unreachable!("asked until it is decided"),
-    };
-    data.settle(stage, &founders)?;
-    Ok(())
 }
 
 fn start_failed(what: &'static str, error: &io::Error) -> ServeError {

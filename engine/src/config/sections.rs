@@ -107,7 +107,13 @@ pub struct Cluster {
     /// Replicas that each shard begins with, on as many nodes; 0 stands for one on every node.
     #[serde(default)]
     pub replicas: u32,
-    /// All nodes.
+    /// How long a node may be silent before its replicas are made elsewhere, in seconds; 0 for any time.
+    #[serde(default = "default_replace_after_s")]
+    pub replace_after_s: u64,
+    /// Shards that move to other nodes at a time.
+    #[serde(default = "default_moves_max")]
+    pub moves_max: usize,
+    /// All nodes when the cluster is created; of a node that joins later, its own entry is enough.
     pub nodes: Vec<ClusterNode>,
 }
 
@@ -160,30 +166,37 @@ impl Cluster {
                 format!("{} on {nodes} nodes; give at most {nodes}", self.replicas),
             );
         }
-        for (position, node) in self.nodes.iter().enumerate() {
-            if node.id == 0 {
-                return invalid("cluster.nodes.id", "0 stands for no node; number the nodes from 1");
-            }
-            if node.id > crate::replica_id::PLACE_MAX {
-                let most = crate::replica_id::PLACE_MAX;
-                return invalid("cluster.nodes.id", format!("{} is too large: at most {most}", node.id));
-            }
-            if self.nodes[..position].iter().any(|other| other.id == node.id) {
-                return invalid("cluster.nodes.id", format!("node {} is listed twice", node.id));
-            }
-            if node.cores == 0 || node.cores > 512 {
-                return invalid("cluster.nodes.cores", "give 1 to 512 cores");
-            }
-            address("cluster.nodes.binary", &node.binary)?;
-            address("cluster.nodes.peer", &node.peer)?;
-            let optional = [
-                ("cluster.nodes.resp", &node.resp),
-                ("cluster.nodes.resp_cluster", &node.resp_cluster),
-                ("cluster.nodes.http", &node.http),
-            ];
-            for (key, text) in optional {
-                text.as_ref().map(|text| address(key, text)).transpose()?;
-            }
+        if self.moves_max == 0 {
+            return invalid("cluster.moves_max", "must be at least 1, or no shard would ever move");
+        }
+        self.nodes.iter().enumerate().try_for_each(|(place, node)| node.validate(&self.nodes[..place]))
+    }
+}
+
+impl ClusterNode {
+    fn validate(&self, before: &[ClusterNode]) -> Result<(), ConfigError> {
+        if self.id == 0 {
+            return invalid("cluster.nodes.id", "0 stands for no node; number the nodes from 1");
+        }
+        if self.id > crate::replica_id::PLACE_MAX {
+            let most = crate::replica_id::PLACE_MAX;
+            return invalid("cluster.nodes.id", format!("{} is too large: at most {most}", self.id));
+        }
+        if before.iter().any(|other| other.id == self.id) {
+            return invalid("cluster.nodes.id", format!("node {} is listed twice", self.id));
+        }
+        if self.cores == 0 || self.cores > 512 {
+            return invalid("cluster.nodes.cores", "give 1 to 512 cores");
+        }
+        address("cluster.nodes.binary", &self.binary)?;
+        address("cluster.nodes.peer", &self.peer)?;
+        let optional = [
+            ("cluster.nodes.resp", &self.resp),
+            ("cluster.nodes.resp_cluster", &self.resp_cluster),
+            ("cluster.nodes.http", &self.http),
+        ];
+        for (key, text) in optional {
+            text.as_ref().map(|text| address(key, text)).transpose()?;
         }
         Ok(())
     }
@@ -191,6 +204,14 @@ impl Cluster {
 
 fn default_shards() -> u32 {
     16
+}
+
+fn default_replace_after_s() -> u64 {
+    1800
+}
+
+fn default_moves_max() -> usize {
+    2
 }
 
 /// `[raft]`: consensus timing and windows.

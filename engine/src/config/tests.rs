@@ -40,6 +40,8 @@ fn the_example_shows_the_defaults() {
     assert_eq!(format!("{:?}", example.log), format!("{:?}", smallest.log));
     assert_eq!(format!("{:?}", example.resp), format!("{:?}", smallest.resp));
     assert_eq!(example.cluster.shards, smallest.cluster.shards);
+    let elastic = |config: &Config| (config.cluster.replace_after_s, config.cluster.moves_max);
+    assert_eq!(elastic(&example), elastic(&smallest));
     assert_eq!((example.node.cores, example.node.spin_us), (smallest.node.cores, smallest.node.spin_us));
 }
 

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use net::frame::FrameKind;
 use net::peer::{PEER_VERSION, PeerEncoder, PeerHello, PeerHelloReply, StoreInfo, decode_peer_hello_reply};
+use net::protocol::ErrorReport;
 use net::transport::{Connection, ConnectionConfig, FrameReader, FrameSender};
+use thiserror::Error;
 
 /// A node that has not taken the connection, or not answered the hello, by then is not there.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -14,13 +16,36 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 /// Hellos are short.
 const HELLO_BYTES_MAX: u32 = 1 << 20;
 
+/// Why a node was not greeted.
+#[derive(Clone, Debug, Error)]
+pub(super) enum GreetError {
+    /// It does not want to talk.
+    #[error("{0}")]
+    Refused(ErrorReport),
+    /// It was not reached, or is another.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl From<String> for GreetError {
+    fn from(why: String) -> GreetError {
+        GreetError::Failed(why)
+    }
+}
+
+impl From<GreetError> for String {
+    fn from(error: GreetError) -> String {
+        error.to_string()
+    }
+}
+
 /// Dials the core `hello.wants_core` of `node`, and exchanges hellos.
 pub(super) async fn dial(
     hello: &PeerHello,
     node: u64,
     address: &str,
     config: ConnectionConfig,
-) -> Result<(FrameReader, FrameSender, PeerHelloReply), String> {
+) -> Result<(FrameReader, FrameSender, PeerHelloReply), GreetError> {
     let socket = resolve(address)?;
     let connection =
         Connection::connect(socket, CONNECT_TIMEOUT, config).await.map_err(|error| error.to_string())?;
@@ -37,17 +62,18 @@ pub(super) async fn dial(
         Some(frame) if frame.kind == FrameKind::PeerHelloReply => {
             let reply = decode_peer_hello_reply(&frame).map_err(|error| error.to_string())?;
             if reply.node != node || reply.core != hello.wants_core {
-                return Err(format!(
+                let why = format!(
                     "expected node {node} core {} at {address}, found node {} core {}; correct [[cluster.nodes]]",
                     hello.wants_core, reply.node, reply.core
-                ));
+                );
+                return Err(GreetError::Failed(why));
             }
             Ok((reader, sender, reply))
         }
         Some(frame) if frame.kind == FrameKind::Error => Err(net::protocol::decode_error(&frame)
-            .map_or_else(|error| error.to_string(), |report| report.to_string())),
-        Some(frame) => Err(format!("unexpected {:?}", frame.kind)),
-        None => Err("closed during the hello".to_owned()),
+            .map_or_else(|error| GreetError::Failed(error.to_string()), GreetError::Refused)),
+        Some(frame) => Err(GreetError::Failed(format!("unexpected {:?}", frame.kind))),
+        None => Err(GreetError::Failed("closed during the hello".to_owned())),
     }
 }
 

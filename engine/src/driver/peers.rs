@@ -148,7 +148,7 @@ impl Peers {
         node: u64,
         core: u32,
         address: &str,
-    ) -> Result<(FrameReader, FrameSender, PeerHelloReply), String> {
+    ) -> Result<(FrameReader, FrameSender, PeerHelloReply), greet::GreetError> {
         greet::dial(&self.hello(core, Purpose::Messages), node, address, self.connection).await
     }
 

@@ -1,6 +1,7 @@
 use std::path::Path;
 
 use super::*;
+use crate::config::ClusterNode;
 
 fn config(dir: &Path) -> Config {
     let text = format!(
@@ -74,4 +75,57 @@ fn what_cannot_be_read_is_not_guessed() {
     }
     fs::write(&path, whole.replace("format = 2", "format = 3")).unwrap();
     assert!(matches!(DataDir::claim(&config(dir.path())), Err(DataDirError::Foreign { key: "format", .. })));
+}
+
+#[test]
+fn a_saved_map_takes_the_place_of_the_list_of_nodes() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = config(dir.path());
+    let first = DataDir::claim(&config).unwrap();
+    // As long as nothing was decided by it, the list may be corrected.
+    config.cluster.nodes.truncate(1);
+    drop(first);
+    let second = DataDir::claim(&config).unwrap();
+    second.settle(Stage::Founding, &BTreeMap::new()).unwrap();
+    assert!(second.map().unwrap().is_none());
+    drop(second);
+    let mut longer = config.clone();
+    longer.cluster.nodes.push(ClusterNode { id: 7, ..config.cluster.nodes[0].clone() });
+    let refused = DataDir::claim(&longer);
+    assert!(matches!(refused, Err(DataDirError::Foreign { key: "cluster.nodes.id", .. })), "{refused:?}");
+
+    let third = DataDir::claim(&config).unwrap();
+    let map = ClusterMap { epoch: 5, ..ClusterMap::default() };
+    third.save_map(&map).unwrap();
+    third.begun().unwrap();
+    drop(third);
+    let fourth = DataDir::claim(&longer).unwrap();
+    assert_eq!((fourth.map().unwrap(), fourth.stage()), (Some(map), Stage::Running));
+    // One that is gone is not made up for by the configuration: that tells of the cluster as it began.
+    fs::remove_file(dir.path().join("cluster.map")).unwrap();
+    assert!(matches!(fourth.map(), Err(MapFileError::Damaged { .. })));
+    drop(fourth);
+    longer.cluster.shards += 1;
+    let refused = DataDir::claim(&longer);
+    assert!(matches!(refused, Err(DataDirError::Foreign { key: "cluster.shards", .. })), "{refused:?}");
+}
+
+#[test]
+fn whoever_has_joined_goes_by_the_map_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = config(dir.path());
+    let first = DataDir::claim(&config).unwrap();
+    first.save_map(&ClusterMap::default()).unwrap();
+    assert_eq!((first.stage(), first.has_joined()), (Stage::New, false));
+    first.settle_joined(false).unwrap();
+    drop(first);
+    config.cluster.shards += 1;
+    config.cluster.nodes.truncate(1);
+    let second = DataDir::claim(&config).unwrap();
+    assert_eq!((second.stage(), second.has_joined()), (Stage::Running, true));
+    assert!(second.standing().settled);
+    drop(second);
+    config.node.cores = 2;
+    let refused = DataDir::claim(&config);
+    assert!(matches!(refused, Err(DataDirError::Foreign { key: "node.cores", .. })), "{refused:?}");
 }

@@ -91,9 +91,13 @@ impl CoreSetup {
         let node = self.config.node.id;
         let here = |info: &&ShardInfo| placement::core_of(info.id, cores) == core;
         let all: Vec<&ShardInfo> = self.map.shards.iter().filter(here).collect();
-        let shards: Vec<u32> = all.iter().map(|info| info.id).collect();
-        let placed = all.iter().filter(|info| info.replicas.iter().any(|it| it.node == node));
-        let placed: Vec<u32> = placed.map(|info| info.id).collect();
+        let those = |wanted: &dyn Fn(&ShardInfo) -> bool| -> Vec<u32> {
+            all.iter().filter(|info| wanted(info)).map(|info| info.id).collect()
+        };
+        // The map of the configuration does not know where replicas have gone since.
+        let known = self.data.has_joined();
+        let shards = those(&|info| !known || placement::is_placed(info, node));
+        let placed = those(&|info| info.plan.founders.contains(&node));
         let held = |streams: &mut dyn Iterator<Item = StreamId>| -> Vec<Held> {
             streams.map(|stream| replica_id::of_stream(stream.0)).collect()
         };
