@@ -10,6 +10,8 @@ use net::slot::SLOT_COUNT;
 use crate::config::{ClusterNode, Config};
 use crate::replica_id;
 
+pub mod plan;
+
 /// The shard that holds the cluster map itself, and no user keys.
 pub const META_SHARD: u32 = 0;
 
