@@ -70,9 +70,9 @@ enum Command {
     Status(status::Status),
     /// Show the status again and again, until interrupted. The exit code is that of the last look.
     WatchStatus(status::Watch),
-    /// Look at the replicas of a shard, and change them.
+    /// Look at nodes, shards and their replicas, and change them.
     ///
-    /// Exit codes: 0 begun (with --wait: done), 1 refused and nothing was changed, 2 wrong usage, 3 failure, 4 outcome
+    /// Exit codes: 0 begun (with --wait or --watch: done), 1 refused and nothing was changed, 2 wrong usage, 3 failure, 4 outcome
     /// unknown, or not done in time.
     #[command(subcommand)]
     Admin(admin::Admin),

@@ -69,7 +69,7 @@ fn every_shell_has_completions() {
         let output = ringkv(folder.path(), &["completions", shell]);
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(output.status.success() && text.contains(sign), "{shell}: {text}");
-        for command in ["watch-status", "transfer-leader", "doctor"] {
+        for command in ["watch-status", "transfer-leader", "rebalance", "doctor"] {
             assert!(text.contains(command), "{shell} knows nothing of {command}");
         }
     }

@@ -109,3 +109,30 @@ fn an_operator_moves_a_replica_and_a_leader_and_looks_after_the_log() {
     assert_eq!(replicas, voters(&described(&cluster)), "{status}");
     assert_eq!(done(&cluster, "get key7"), "value\n");
 }
+
+#[test]
+fn an_operator_looks_at_the_map() {
+    let cluster = Cluster::start(Settings { nodes: 3, shards: 2, ..Settings::default() });
+    cluster.wait_until_all_shards_have_leaders();
+    let table = done(&cluster, "admin map");
+    assert!(table.starts_with("epoch ") && table.contains(": 3 nodes, 2 shards\n"), "{table}");
+    for line in ["0-8191", "8192-16383", "the map", "nothing moves"] {
+        assert!(table.contains(line), "{line}: {table}");
+    }
+    for node in cluster.nodes() {
+        assert!(table.contains(&node.binary.to_string()), "{table}");
+    }
+    let told: Value = serde_json::from_str(&done(&cluster, "admin map --output json")).expect("one document");
+    assert_eq!(told["map"]["shards"].as_array().map(Vec::len), Some(3), "{told}");
+    assert_eq!(told["moving"].as_array().map(Vec::len), Some(0), "{told}");
+
+    let same =
+        done(&cluster, &format!("admin join --dry-run --config {}", cluster.node(2).config_path().display()));
+    assert_eq!(same, "node 2 is known as its configuration says; nothing would change\n");
+    refused(&cluster, "admin join --config nowhere.toml", 3, "nowhere.toml");
+    refused(&cluster, "admin leave", 2, "<NODE>");
+    refused(&cluster, "admin leave 3 --dry-run --watch", 2, "cannot be used with");
+    refused(&cluster, "admin move 1", 2, "<NODES>");
+    refused(&cluster, "admin split 1 --at slot", 2, "--at");
+    refused(&cluster, "admin leave 9", 1, "refused, nothing was changed");
+}

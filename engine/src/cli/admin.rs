@@ -1,8 +1,10 @@
-//! `ringkv admin`: changes to the replicas of a shard, and a look at them.
+//! `ringkv admin`: changes to the replicas of a shard, and a look at them; the same for the cluster as a whole
+//! (`admin/cluster`).
 //!
 //! A change is sent once. With `--wait` its effect is then watched for in the shard's own description, so that what is
 //! reported done is what the group says, not what was asked of it.
 
+mod cluster;
 mod describe;
 mod goal;
 
@@ -54,6 +56,8 @@ pub enum Admin {
         #[command(flatten)]
         access: Access,
     },
+    #[command(flatten)]
+    Topology(cluster::Topology),
 }
 
 #[derive(Debug, Args)]
@@ -113,6 +117,7 @@ pub fn run(admin: Admin) -> Result<ExitCode> {
                 describe::run(&connect(&access).await?, shard, access.output).await
             });
         }
+        Admin::Topology(topology) => return cluster::run(topology),
     };
     on_executor(async move || carry_out(action, change).await)
 }

@@ -9,6 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 pub(super) enum Unit {
     Keys,
     Bytes,
+    Shards,
 }
 
 /// A bar of so many units; without a length, a count that grows.
@@ -23,6 +24,8 @@ pub(super) fn bar(what: &'static str, length: Option<u64>, unit: Unit) -> Progre
         (Some(_), Unit::Bytes) => {
             "{msg} [{bar:30}] {binary_bytes} of {binary_total_bytes}, {binary_bytes_per_sec}, {eta} left"
         }
+        (Some(_), Unit::Shards) => "[{bar:30}] {human_pos} of {human_len} shards, {elapsed}: {msg}",
+        (None, Unit::Shards) => "{spinner} {human_pos} shards, {elapsed}: {msg}",
         (None, Unit::Bytes) => "{msg} {spinner} {binary_bytes}, {binary_bytes_per_sec}",
     };
     let style = ProgressStyle::with_template(template).expect("the templates above are right");
@@ -37,7 +40,7 @@ mod tests {
 
     #[test]
     fn every_template_is_right() {
-        for unit in [Unit::Keys, Unit::Bytes] {
+        for unit in [Unit::Keys, Unit::Bytes, Unit::Shards] {
             for length in [None, Some(10)] {
                 bar("test", length, unit).inc(3);
             }
