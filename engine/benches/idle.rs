@@ -68,6 +68,7 @@ impl Node {
                 applied: Index(0),
                 applied_term: Term(0),
                 conf_state: founders,
+                topology: None,
             });
         }
         let config = CoreConfig {
@@ -87,6 +88,8 @@ impl Node {
             snapshots_sending_max: 2,
             hibernate,
             slow_write: Nanos(0),
+            replace_after: Nanos(0),
+            moves_max: 2,
         };
         let wal = Wal::new(WalConfig::new(id, 0), Recovered::empty(id));
         let core = Core::new(config, map, wal, seeds, 7).expect("fresh replicas");
@@ -112,7 +115,7 @@ impl Node {
                     let applied = batches.into_iter().map(|batch| {
                         let machine = machines.get_mut(&batch.replica).expect("one per replica");
                         let applied = machine.apply(&batch.entries).expect("an engine in memory");
-                        batch.done(applied.applied.index, machine.clock_ms(), applied.outcomes)
+                        batch.done(applied, machine.clock_ms())
                     });
                     self.events.push_back(Event::Applied(applied.collect()));
                 }

@@ -25,7 +25,9 @@ use wal::{Lsn, StreamId, Wal};
 mod admin;
 mod apply;
 mod balance;
+mod cluster;
 mod compaction;
+mod control;
 mod effect;
 mod event;
 mod handover;
@@ -56,6 +58,7 @@ use crate::placement;
 use crate::replica::{Budget, Replica, WalLog};
 use crate::replica_id;
 use crate::store::StorageEngine;
+use crate::topology::Topology;
 
 /// A connection of one core; never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -96,6 +99,10 @@ pub struct CoreConfig {
     pub hibernate: bool,
     /// How long the log may take to write a batch before this core hands its leaderships over; zero for any time.
     pub slow_write: Nanos,
+    /// How long a node is silent before its replicas are placed elsewhere; zero for ever.
+    pub replace_after: Nanos,
+    /// Shards that the controller lets move at a time.
+    pub moves_max: usize,
 }
 
 /// A replica to start with: its state machine, opened, and how far that is applied.
@@ -112,6 +119,8 @@ pub struct ReplicaSeed {
     pub applied_term: Term,
     /// The members of the group as of that entry; nobody for a replica that has yet to be taken in.
     pub conf_state: ConfState,
+    /// The cluster map as of that entry, if it is the meta shard's.
+    pub topology: Option<Topology>,
 }
 
 /// A `Ready` whose log records are not flushed yet.
@@ -140,6 +149,8 @@ pub struct Core {
     vote_holds: BTreeMap<u64, Nanos>,
     lane: apply::Lane,
     balance: balance::Balance,
+    standing: cluster::Standing,
+    control: control::Control,
     /// Replicas whose state machines are being opened.
     creating: Vec<replicas::Creating>,
     /// Removed replicas whose data go once the log says so: by the end of that record.
@@ -196,6 +207,8 @@ impl Core {
             vote_holds: BTreeMap::new(),
             lane: apply::Lane::default(),
             balance: balance::Balance::default(),
+            standing: cluster::Standing::default(),
+            control: control::Control::default(),
             creating: Vec::new(),
             removals: VecDeque::new(),
             sending: snapshots::Sending::default(),
@@ -229,9 +242,13 @@ impl Core {
             stages: Stages::default(),
             effects: Vec::new(),
         };
-        for seed in seeds {
+        for mut seed in seeds {
+            let newer = seed.topology.take();
             let id = core.next_replica_id(seed.shard);
             core.start_replica(id, seed)?;
+            if let Some(topology) = newer {
+                core.follow_topology(topology);
+            }
         }
         Ok(core)
     }
@@ -267,6 +284,8 @@ impl Core {
             Event::SnapshotTaken { replica, snapshot } => self.on_snapshot_taken(replica, snapshot),
             Event::ReplicaCreated { replica, engine } => self.on_replica_created(replica, engine),
             Event::Sibling(status) => self.on_sibling(status),
+            Event::Map(map) => self.adopt(&map),
+            Event::Reports(reports) => self.on_reports(reports),
             Event::Shutdown => self.on_shutdown(),
         }
     }

@@ -301,6 +301,15 @@ impl Driver {
                 self.store.remove(replica, generation, engine);
             }
             Effect::Publish(status) => self.mesh.broadcast(|| MeshMessage::Status(status.clone())),
+            Effect::MapChanged(map) => {
+                if self.mesh.core == 0 {
+                    self.mesh.broadcast(|| MeshMessage::Map(map.clone()));
+                }
+            }
+            Effect::Report(reports) if self.mesh.core == 0 => {
+                self.mesh.broadcast(|| MeshMessage::Reports(reports.clone()));
+            }
+            Effect::Report(reports) => self.mesh.send(0, MeshMessage::Reports(reports)),
             Effect::Stopped => {
                 glommio::spawn_local(self.clone().finish()).detach();
             }
@@ -340,6 +349,8 @@ impl Driver {
                     self.inbox.push(Event::Forwarded { connection, reply });
                 }
                 MeshMessage::Status(status) => self.inbox.push(Event::Sibling(status)),
+                MeshMessage::Map(map) => self.inbox.push(Event::Map(map)),
+                MeshMessage::Reports(reports) => self.inbox.push(Event::Reports(reports)),
                 MeshMessage::Stores(core, figures) => self.on_store_figures(core, figures),
                 MeshMessage::Stop => self.stop(),
             }

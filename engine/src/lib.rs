@@ -14,6 +14,7 @@
 pub mod bootstrap;
 pub mod command;
 pub mod config;
+pub mod controller;
 pub mod convert;
 pub mod core;
 pub mod driver;
@@ -33,3 +34,4 @@ pub mod server;
 #[cfg(feature = "sim")]
 pub mod sim;
 pub mod store;
+pub mod topology;

@@ -23,6 +23,7 @@ mod overlay;
 mod program;
 mod read;
 mod session;
+mod topology;
 
 use std::sync::Arc;
 
@@ -35,6 +36,7 @@ use thiserror::Error;
 
 use crate::command::{Command, DecodeError, Expected, META_TAG, Op, Record, RecordError, StoredKey, decode};
 use crate::store::{Applied, Lookup, ReadTier, StorageEngine, StoreError, Write, WriteSet};
+use crate::topology::{Change, Topology};
 
 pub use membership::ConfStateCorrupt;
 pub use outcome::{MutationOutcome, Outcome};
@@ -45,6 +47,7 @@ pub use read::{
     scan_values,
 };
 pub use session::{SessionCorrupt, SessionLimits};
+pub use topology::TopologyCorrupt;
 
 use expiry::Expiries;
 use outcome::Told;
@@ -74,6 +77,8 @@ pub struct AppliedBatch {
     pub applied: Applied,
     /// The outcomes asked for, by index, in the order of the entries.
     pub outcomes: Vec<(u64, Outcome)>,
+    /// The changes of the cluster map that were accepted, in order.
+    pub changes: Vec<Change>,
 }
 
 /// Why applying failed; every one of them ends the replica as it stands.
@@ -132,6 +137,9 @@ pub enum MachineOpenError {
     /// The membership record is damaged: rebuild the replica from its peers by snapshot.
     #[error(transparent)]
     ConfState(#[from] ConfStateCorrupt),
+    /// The cluster map is damaged: rebuild the replica from its peers by snapshot.
+    #[error(transparent)]
+    Topology(#[from] TopologyCorrupt),
     /// The engine failed; its error says what to do.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -158,6 +166,11 @@ pub struct Machine {
     sweep_every: u64,
     /// Session records of the batch being applied; kept for its capacity.
     scratch: Vec<u8>,
+    /// The cluster map, where this is the meta shard's and the cluster was founded.
+    topology: Option<Topology>,
+    /// What the map's changes in the batch being applied have to store, and those changes.
+    topology_records: topology::Records,
+    topology_changes: Vec<Change>,
     /// Keys and records that programs write in the batch being applied; kept for its capacity.
     arena: Bump,
 }
@@ -203,6 +216,7 @@ impl Machine {
             applied.index = applied.index.saturating_sub(1);
         }
         let expiries = Expiries::load(engine.as_ref())?;
+        let topology = topology::load(engine.as_ref())??;
         Ok(Self {
             engine,
             sessions,
@@ -213,6 +227,9 @@ impl Machine {
             expiries,
             sweep_every: SWEEP_EVERY,
             scratch: Vec::new(),
+            topology,
+            topology_records: Vec::new(),
+            topology_changes: Vec::new(),
             arena: Bump::new(),
         })
     }
@@ -230,6 +247,11 @@ impl Machine {
     /// Who belongs to the group, as of [`Machine::applied`].
     pub fn conf_state(&self) -> &ConfState {
         &self.conf_state
+    }
+
+    /// The cluster map as of [`Machine::applied`], where this is the meta shard's.
+    pub fn topology(&self) -> Option<&Topology> {
+        self.topology.as_ref()
     }
 
     /// How many client sessions are remembered.
@@ -259,7 +281,8 @@ impl Machine {
             let applied = self.apply_run(rest, &swept, &mut outcomes)?;
             rest = &rest[applied..];
         }
-        Ok(AppliedBatch { applied: self.applied, outcomes: outcomes.outcomes })
+        let changes = std::mem::take(&mut self.topology_changes);
+        Ok(AppliedBatch { applied: self.applied, outcomes: outcomes.outcomes, changes })
     }
 
     /// Whether what has expired is removed just before entry `index`. The log alone decides: where it is, and what is
@@ -327,6 +350,7 @@ impl Machine {
         let clock = self.clock_ms.to_le_bytes();
         let records = self.sessions.drain_touched(&mut scratch);
         let members;
+        let topology = std::mem::take(&mut self.topology_records);
         // The same writes, which may now borrow from here as well.
         let mut writes: Vec<Write<'_>> = commanded;
         for record in &records {
@@ -343,6 +367,10 @@ impl Machine {
             members = membership::encode(&self.conf_state);
             writes.push(Write::Put { key: &membership::KEY, value: &members });
         }
+        writes.extend(topology.iter().map(|(key, record)| match record {
+            Some(value) => Write::Put { key, value },
+            None => Write::Delete { key },
+        }));
         self.engine.apply(&WriteSet { applied: self.applied, writes: &writes })?;
         drop(writes);
         self.expiries.written();
@@ -366,6 +394,12 @@ impl Machine {
             return Ok(Some(Outcome::empty()));
         }
         if entry.payload.is_empty() {
+            return Ok(Some(Outcome::empty()));
+        }
+        if let Some(change) = Change::decode(&entry.payload) {
+            if topology::apply(&mut self.topology, &change, &mut self.topology_records) {
+                self.topology_changes.push(change);
+            }
             return Ok(Some(Outcome::empty()));
         }
         let command = decode(&entry.payload).map_err(|source| ApplyError::Decode { index, source })?;

@@ -404,6 +404,8 @@ impl CoreSetup {
                 .expect("64-bit machine"),
             hibernate: raft.hibernate,
             slow_write: Nanos::from_millis(raft.slow_write_ms),
+            replace_after: Nanos::from_millis(1_800_000),
+            moves_max: 2,
         }
     }
 }

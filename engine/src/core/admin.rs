@@ -2,14 +2,13 @@
 //! it stands.
 
 use net::protocol::{
-    AdminAccepted, AdminOp, Answer, ClusterAccount, ClusterOp, MemberDescription, MemberProgress, MemberRole,
-    Refusal, ShardDescription, SnapshotDescription,
+    AdminAccepted, AdminOp, Answer, MemberDescription, MemberProgress, MemberRole, Refusal, ShardDescription,
+    SnapshotDescription,
 };
 use raft::{ConfChange, ConfChangeStep, NodeId, PeerState, ProposeConfError, TransferError};
 
 use super::membership::WISH_LASTS;
 use super::{Core, usize_of};
-use crate::placement::META_SHARD;
 use crate::replica::Replica;
 use crate::replica_id;
 
@@ -49,31 +48,11 @@ impl Core {
         Ok(Answer::AdminAccepted(accepted))
     }
 
-    /// Operations on the cluster: the leader of the meta shard carries them out.
-    pub(super) fn administer_cluster(&mut self, shard: u32, op: &ClusterOp) -> Result<Answer, Refusal> {
-        let epoch = self.map.epoch;
-        let replica = self.replicas[usize_of(shard)].as_ref().expect("checked by the caller");
-        if shard != META_SHARD {
-            return Err(Refusal::Invalid {
-                why: "operations on the cluster are for the meta shard".to_owned(),
-            });
-        }
-        if !replica.raft.is_leader() {
-            return Err(replica.not_leader(epoch));
-        }
-        match op {
-            ClusterOp::Map { epoch: None } => {
-                let account = ClusterAccount { epoch, map: Some(self.map()), ..ClusterAccount::default() };
-                Ok(Answer::Cluster(account))
-            }
-            _ => conflict("the cluster of this version is as its configuration says".to_owned()),
-        }
-    }
-
     fn add_replica(&mut self, shard: u32, node: u64) -> Result<AdminAccepted, Refusal> {
         if self.map.node(node).is_none() {
             return conflict(format!("the cluster has no node {node}"));
         }
+        self.refuse_placed(shard)?;
         let until = self.now.saturating_add(WISH_LASTS);
         let replica = self.replica_mut(shard);
         if replica.members().any(|id| replica_id::node_of(id.0) == node) {
@@ -86,6 +65,7 @@ impl Core {
 
     fn remove_replica(&mut self, shard: u32, node: u64) -> Result<AdminAccepted, Refusal> {
         let epoch = self.map.epoch;
+        self.refuse_placed(shard)?;
         let replica = self.replica_mut(shard);
         let had_invited = replica.invited.iter().any(|(invited, _)| *invited == node);
         replica.invited.retain(|(invited, _)| *invited != node);
@@ -116,6 +96,17 @@ impl Core {
             error => Refusal::Conflict { why: error.to_string() },
         })?;
         Ok(AdminAccepted { index: Some(index.0), node: Some(node) })
+    }
+
+    /// What the controller has placed somewhere, its leader brings back there.
+    fn refuse_placed(&self, shard: u32) -> Result<(), Refusal> {
+        let placed = &self.map.shards[usize_of(shard)].plan.placed;
+        if placed.is_empty() {
+            return Ok(());
+        }
+        conflict(format!(
+            "the controller keeps shard {shard} on the nodes {placed:?}: move it with `ringkv admin move {shard} NODE,NODE,..`"
+        ))
     }
 
     fn transfer(&mut self, shard: u32, node: Option<u64>) -> Result<AdminAccepted, Refusal> {

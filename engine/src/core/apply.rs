@@ -8,8 +8,9 @@ use raft::mutation::{self, Mutation};
 use raft::{Entry, EntryKind, Index, Nanos};
 
 use super::{Core, Effect, ReplicaId, usize_of};
-use crate::machine::{MachineEntry, Outcome};
+use crate::machine::{AppliedBatch, MachineEntry, Outcome};
 use crate::replica::{compaction_index, entry_bytes};
+use crate::topology::Change;
 
 /// Entries of one replica to apply.
 #[derive(Debug)]
@@ -23,13 +24,14 @@ pub struct ApplyBatch {
 }
 
 impl ApplyBatch {
-    /// The completion of this batch: the last entry applied, the state machine's clock, and the outcomes asked for.
-    pub fn done(&self, applied: u64, time_ms: u64, outcomes: Vec<(u64, Outcome)>) -> Applied {
+    /// The completion of this batch: what the state machine made of it, and its clock.
+    pub fn done(&self, result: AppliedBatch, time_ms: u64) -> Applied {
         Applied {
             replica: self.replica,
-            applied: Index(applied),
+            applied: Index(result.applied.index),
             time_ms,
-            outcomes,
+            outcomes: result.outcomes,
+            changes: result.changes,
             bytes: self.bytes,
             compact_to: self.compact_to,
         }
@@ -44,6 +46,8 @@ pub struct Applied {
     /// The state machine's clock.
     time_ms: u64,
     outcomes: Vec<(u64, Outcome)>,
+    /// Changes of the cluster map.
+    changes: Vec<Change>,
     bytes: u64,
     compact_to: Option<Index>,
 }
@@ -147,6 +151,9 @@ impl Core {
             self.inflight_bytes -= freed;
             if let Some(index) = applied.compact_to {
                 replica.compaction_agreed = replica.compaction_agreed.max(index);
+            }
+            if !applied.changes.is_empty() {
+                self.on_changes(&applied.changes);
             }
             self.touch(shard);
         }

@@ -4,12 +4,14 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use net::peer::GroupMessage;
+use net::map::ClusterMap;
+use net::peer::{GroupMessage, ShardReport};
 use net::protocol::{Reply, Request};
 use raft::{FetchId, Index, SnapshotMeta, Term};
 use wal::{ReadPlan, SegmentTask, WriteBatch};
 
 use crate::store::StorageEngine;
+use crate::topology::Topology;
 
 use super::{ApplyBatch, ConnectionId, CoreStatus, Origin, ReadTask, ReplicaId};
 
@@ -54,12 +56,14 @@ pub struct ReceivedSnapshot {
 }
 
 /// Where a state machine is after a snapshot was installed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Installed {
     /// The last entry that its state holds; durable.
     pub applied: Index,
     /// Its clock.
     pub time_ms: u64,
+    /// The cluster map it holds, if it is the meta shard's.
+    pub topology: Option<Box<Topology>>,
 }
 
 /// A snapshot that was taken.
@@ -182,6 +186,12 @@ pub enum Effect {
     },
     /// Tell the other cores of this node about this core's shards.
     Publish(CoreStatus),
+    /// This core has adopted a newer cluster map. The first core of a node keeps it on disk and tells the other cores
+    /// ([`Event::Map`](super::Event::Map)); each links to new nodes, and forgets those that are gone.
+    MapChanged(Arc<ClusterMap>),
+    /// Tell the first core of this node how this core's groups stand or, if this is the first, tell all others
+    /// ([`Event::Reports`](super::Event::Reports)).
+    Report(Vec<ShardReport>),
     /// What [`Event::Shutdown`](super::Event::Shutdown) asked for is done: the core leads nothing, or nobody takes over.
     Stopped,
 }

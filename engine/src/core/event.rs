@@ -1,7 +1,10 @@
 //! Everything that can happen to a core. Drivers and the simulator make these; [`Core::handle`](super::Core::handle)
 //! takes them in any order the world produces.
 
-use net::peer::GroupMessage;
+use std::sync::Arc;
+
+use net::map::ClusterMap;
+use net::peer::{GroupMessage, ShardReport};
 use net::protocol::{Reply, Request};
 use raft::{Entry, FetchId, Index, LogReadError, Nanos};
 use wal::{BatchId, SegmentTask};
@@ -130,6 +133,10 @@ pub enum Event {
     },
     /// Another core of this node told of its shards.
     Sibling(CoreStatus),
+    /// A cluster map, from another core of this node or from its disk: adopted if it is newer.
+    Map(Arc<ClusterMap>),
+    /// Another core of this node tells how groups stand.
+    Reports(Vec<ShardReport>),
     /// The process was asked to end: hand every leadership over.
     Shutdown,
 }

@@ -20,6 +20,8 @@ const INVITE_PAUSE: Nanos = Nanos::from_millis(1_000);
 const SILENT_BEFORE_INVITED: Nanos = Nanos::from_millis(10_000);
 /// How long an operator's wish for a replica on a node is pursued.
 pub(super) const WISH_LASTS: Nanos = Nanos::from_millis(120_000);
+/// Entries by which whoever takes over from a leader that leaves may lag.
+const SUCCESSOR_BEHIND_MAX: u64 = 1024;
 
 impl Core {
     /// Carries out the committed changes among `entries` at once; they reach the state machine in their turn.
@@ -39,15 +41,14 @@ impl Core {
         let this_node = self.config.node;
         let replica = self.replicas[usize_of(shard)].as_mut().expect("hosted here");
         replica.conf_state = replica.raft.conf_state();
-        let nodes = placement::voter_nodes(&replica.conf_state);
-        if !nodes.is_empty() {
-            let preferred = placement::preferred_leader(shard, &nodes);
-            let id = replica.conf_state.voters.iter().find(|id| replica_id::node_of(id.0) == preferred);
+        let nodes =
+            placement::ranked(shard, &replica.conf_state, &self.map.shards[usize_of(shard)].plan.placed);
+        if let Some(preferred) = nodes.first() {
+            let id = replica.conf_state.voters.iter().find(|id| replica_id::node_of(id.0) == *preferred);
             replica.preferred_leader = id.copied();
         }
-        let priority =
-            if nodes.contains(&this_node) { placement::priority(shard, this_node, &nodes) } else { 0 };
-        replica.raft.set_priority(priority);
+        replica.raft.set_priority(placement::priority(this_node, &nodes));
+        self.standing.due |= replica.raft.is_leader();
         let members: Vec<u64> = replica.members().map(|id| replica_id::node_of(id.0)).collect();
         self.list_replicas(shard, &members);
         self.status_due = true;
@@ -55,6 +56,9 @@ impl Core {
 
     /// Sets the nodes that hold replicas of a shard, as the map tells them.
     pub(super) fn list_replicas(&mut self, shard: u32, members: &[u64]) {
+        if usize_of(shard) >= self.map.shards.len() {
+            return;
+        }
         let nodes = self.map.nodes.iter().filter(|node| members.contains(&node.id));
         let replicas = nodes
             .map(|node| ReplicaInfo { node: node.id, core: placement::core_of(shard, node.cores) })
@@ -80,11 +84,26 @@ impl Core {
         let now = self.now;
         let replica = self.replicas[usize_of(shard)].as_mut().expect("hosted here");
         replica.invited.retain(|(_, until)| *until > now);
+        let placed = &self.map.shards[usize_of(shard)].plan.placed;
+        replica.wish_for(placed, now);
         // A joint configuration Raft leaves by itself.
-        let steps = replica.promotion();
+        let steps = replica.promotion(placed);
         if !steps.is_empty() {
             return self.change_group(shard, steps);
         }
+        match replica.surplus(placed) {
+            Some(Surplus::Others(steps)) => return self.change_group(shard, steps),
+            Some(Surplus::Leader(successor)) => {
+                // Its successor removes it: a leader that leaves must not count itself.
+                if replica.raft.transfer_leader(successor).is_ok() {
+                    tracing::info!(shard, to = successor.0, "handing over, to leave the group");
+                    self.touch(shard);
+                }
+                return;
+            }
+            None => {}
+        }
+        let replica = self.replicas[usize_of(shard)].as_mut().expect("hosted here");
         replica.note_silence(now);
         if now >= replica.invites_at {
             replica.invites_at = now.saturating_add(INVITE_PAUSE);
@@ -132,10 +151,70 @@ impl Core {
     }
 }
 
+/// What a group has beyond those it is placed on.
+enum Surplus {
+    /// Members to remove.
+    Others(Vec<ConfChangeStep>),
+    /// The leader, which goes last, and who takes over.
+    Leader(NodeId),
+}
+
 impl crate::replica::Replica {
-    /// What makes a voter of a learner that has caught up, and removes what else its node has in the group; nothing if
-    /// there is none.
-    fn promotion(&mut self) -> Vec<ConfChangeStep> {
+    /// Whether the group is where it is placed, as far as its configuration tells.
+    pub fn is_placed(&self, placed: &[u64]) -> bool {
+        let voters = placement::voter_nodes(&self.conf_state);
+        placed.is_empty() || (voters.len() == placed.len() && placed.iter().all(|node| voters.contains(node)))
+    }
+
+    /// Wishes for replicas on the nodes where the group is placed and is not, and on no others.
+    fn wish_for(&mut self, placed: &[u64], now: Nanos) {
+        if placed.is_empty() {
+            return;
+        }
+        let members: Vec<u64> = self.members().map(|id| replica_id::node_of(id.0)).collect();
+        let until = now.saturating_add(WISH_LASTS);
+        let missing = placed.iter().filter(|node| !members.contains(node));
+        self.invited = missing.map(|node| (*node, until)).collect();
+    }
+
+    /// What to remove, or how to, once all the nodes where the group is placed have a voter.
+    fn surplus(&self, placed: &[u64]) -> Option<Surplus> {
+        if placed.is_empty() || !self.conf_state.voters_outgoing.is_empty() {
+            return None;
+        }
+        let is_surplus = |id: &&NodeId| !placed.contains(&replica_id::node_of(id.0));
+        // Learners do not count for anything: they may go at once.
+        let learners: Vec<ConfChangeStep> =
+            self.conf_state.learners.iter().filter(is_surplus).copied().map(ConfChangeStep::Remove).collect();
+        if !learners.is_empty() {
+            return Some(Surplus::Others(learners));
+        }
+        let voters = placement::voter_nodes(&self.conf_state);
+        if !placed.iter().all(|node| voters.contains(node)) {
+            return None;
+        }
+        let own = NodeId(self.raft_id);
+        let others: Vec<ConfChangeStep> = (self.conf_state.voters.iter())
+            .filter(|id| is_surplus(id) && **id != own)
+            .copied()
+            .map(ConfChangeStep::Remove)
+            .collect();
+        if !others.is_empty() {
+            return Some(Surplus::Others(others));
+        }
+        if !is_surplus(&&own) {
+            return None;
+        }
+        let well = |id: &&NodeId| !is_surplus(id) && self.is_well(**id, SUCCESSOR_BEHIND_MAX);
+        let heir = |node: &u64| {
+            self.conf_state.voters.iter().filter(well).find(|id| replica_id::node_of(id.0) == *node)
+        };
+        placed.iter().find_map(heir).copied().map(Surplus::Leader)
+    }
+
+    /// What makes a voter of a learner that has caught up, and removes what else its node has in the group and, if then
+    /// all are there where it is placed, who is elsewhere; nothing if there is none.
+    fn promotion(&mut self, placed: &[u64]) -> Vec<ConfChangeStep> {
         let learner = self.conf_state.learners.iter().copied().find(|learner| {
             let target = self.catch_up_target;
             self.raft.peers().any(|peer| {
@@ -150,8 +229,15 @@ impl crate::replica::Replica {
         self.catch_up_target = learns.then(|| self.raft.last_index());
         let Some(learner) = learner else { return Vec::new() };
         let node = replica_id::node_of(learner.0);
+        let voters = placement::voter_nodes(&self.conf_state);
+        let complete = !placed.is_empty() && placed.iter().all(|it| *it == node || voters.contains(it));
+        let own = NodeId(self.raft_id);
         let mut steps = vec![ConfChangeStep::AddVoter(learner)];
-        let others = self.members().filter(|id| *id != learner && replica_id::node_of(id.0) == node);
+        let goes = |id: NodeId| {
+            let at = replica_id::node_of(id.0);
+            at == node || (complete && id != own && !placed.contains(&at))
+        };
+        let others = self.members().filter(|id| *id != learner && goes(*id));
         steps.extend(others.map(ConfChangeStep::Remove));
         steps
     }

@@ -2,6 +2,8 @@
 //! gathered per destination so that all groups share one frame a turn. A destination that is sent nothing for a while
 //! gets an empty frame, so that silence means something: sleeping groups wake when the core of their leader falls silent.
 
+use std::collections::BTreeMap;
+
 use net::map::ClusterMap;
 use net::peer::{GroupBody, GroupMessage};
 use raft::{Message, MessageBody, Nanos, NodeId, StepError};
@@ -37,8 +39,18 @@ pub(super) struct Outbox {
 impl Outbox {
     pub fn new(map: &ClusterMap, this_node: u64, this_core: u32, this_cores: u32) -> Outbox {
         let mut outbox = Outbox { links: Vec::new(), nodes: Vec::new() };
+        outbox.follow(map, this_node, this_core, this_cores);
+        outbox
+    }
+
+    /// Takes the nodes of a map; what is known of those that were there before stays.
+    pub fn follow(&mut self, map: &ClusterMap, this_node: u64, this_core: u32, this_cores: u32) {
+        let former = std::mem::take(&mut self.links);
+        let mut former: BTreeMap<(u64, u32), Link> =
+            former.into_iter().map(|link| ((link.node, link.core), link)).collect();
+        self.nodes.clear();
         for node in map.nodes.iter().filter(|node| node.id != this_node) {
-            outbox.nodes.push((node.id, node.cores, outbox.links.len()));
+            self.nodes.push((node.id, node.cores, self.links.len()));
             for core in 0..node.cores {
                 let shares_shards = map.shards.iter().any(|shard| {
                     placement::core_of(shard.id, this_cores) == this_core
@@ -46,7 +58,7 @@ impl Outbox {
                 });
                 let zero = Nanos::ZERO;
                 let parcel = Parcel::new();
-                outbox.links.push(Link {
+                let new = Link {
                     node: node.id,
                     core,
                     shares_shards,
@@ -54,10 +66,11 @@ impl Outbox {
                     sent: zero,
                     heard: zero,
                     silent: false,
-                });
+                };
+                let link = former.remove(&(node.id, core)).unwrap_or(new);
+                self.links.push(Link { shares_shards, ..link });
             }
         }
-        outbox
     }
 
     pub fn extend(&mut self, shard: u32, messages: Vec<Message>) {
@@ -70,7 +83,8 @@ impl Outbox {
     /// One message for the core of a node that has a place for the message's shard.
     pub fn push(&mut self, node: u64, message: GroupMessage) {
         let Some((_, cores, first)) = self.nodes.iter().find(|(id, ..)| *id == node) else {
-            tracing::error!(shard = message.group, node, "a message for a node that is not in the map");
+            // It has left, or this core's map is old.
+            tracing::debug!(shard = message.group, node, "no message for a node that is not in the map");
             return;
         };
         let core = placement::core_of(message.group, *cores);
@@ -139,6 +153,7 @@ impl Core {
         self.outbox.heard(node, core, self.now);
         for message in messages {
             let shard = message.group;
+            let Some(message) = self.on_standing_message(node, message) else { continue };
             let placed = usize_of(shard) < self.replicas.len()
                 && placement::core_of(shard, self.config.cores) == self.config.core;
             if !placed || replica_id::node_of(message.to) != self.config.node {
@@ -224,6 +239,7 @@ impl Core {
 
     /// A node cannot be reached, or did not get all that was sent: every group falls back to probing it.
     pub(super) fn on_peer_linked(&mut self, node: u64, vote_hold: Nanos) {
+        self.greet(node);
         if self.vote_holds.insert(node, vote_hold) == Some(vote_hold) {
             return;
         }

@@ -87,6 +87,7 @@ impl Core {
             applied: Index::ZERO,
             applied_term: Term::ZERO,
             conf_state: self.founders[usize_of(id.shard)].clone(),
+            topology: None,
         };
         self.start_replica(id, seed).expect("an empty replica hangs together");
     }

@@ -49,7 +49,7 @@ impl Core {
         self.map.shards.get(usize_of(shard)).filter(|_| is_admin || shard != META_SHARD)
     }
 
-    fn answer(&mut self, origin: Origin, request: &Request, result: Result<Answer, Refusal>) {
+    pub(super) fn answer(&mut self, origin: Origin, request: &Request, result: Result<Answer, Refusal>) {
         self.effects.push(Effect::Reply { origin, reply: Reply { id: request.id, result } });
     }
 
@@ -117,8 +117,9 @@ impl Core {
                 return Ok(());
             }
             Op::Cluster(op) => {
-                let answer = self.administer_cluster(request.shard, op)?;
-                self.answer(origin, request, Ok(answer));
+                if let Some(answer) = self.administer_cluster(origin, request, op)? {
+                    self.answer(origin, request, Ok(answer));
+                }
                 return Ok(());
             }
             Op::ClusterMap | Op::Status => unreachable!("answered before"),

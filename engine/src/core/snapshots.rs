@@ -195,10 +195,15 @@ impl Core {
                 if !mutation::active(Mutation::SkipStreamReset) {
                     self.wal.borrow_mut().reset(replica.stream, meta.index.0, meta.term.0);
                 }
+                let mut installed = installed;
+                let topology = installed.topology.take();
                 replica.follow_snapshot(installed, now);
                 replica.raft.on_snapshot_installed(&meta);
                 self.counters.snapshots_installed += 1;
                 self.follow_membership(shard);
+                if let Some(topology) = topology {
+                    self.follow_topology(*topology);
+                }
             }
             Err(()) => replica.raft.on_snapshot_failed(),
         }

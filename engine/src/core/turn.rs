@@ -24,6 +24,8 @@ impl Core {
         self.tick_replicas();
         self.tick_snapshots();
         self.tick_membership();
+        self.tick_standing();
+        self.tick_control();
         self.tick_compaction();
         self.tick_balance();
         self.tick_handover();
@@ -136,6 +138,7 @@ impl Core {
             let leader = soft_state.leader.map_or(0, |leader| replica_id::node_of(leader.0));
             self.leaders[usize_of(shard)] = leader;
             self.status_due = true;
+            self.standing.due |= soft_state.role == Role::Leader;
             tracing::info!(shard, role = ?soft_state.role, term = soft_state.term.0, leader, "raft role");
             self.counters.leader_changes += u64::from(soft_state.role == Role::Leader);
         }

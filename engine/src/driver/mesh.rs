@@ -4,7 +4,8 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use net::peer::PeerHello;
+use net::map::ClusterMap;
+use net::peer::{PeerHello, ShardReport};
 use net::protocol::{Reply, Request};
 use net::transport::Handoff;
 
@@ -26,6 +27,10 @@ pub enum MeshMessage {
     Reply(ConnectionId, Reply),
     /// The sender's account of itself.
     Status(CoreStatus),
+    /// The cluster map that the first core has adopted.
+    Map(Arc<ClusterMap>),
+    /// How groups stand.
+    Reports(Vec<ShardReport>),
     /// The figures of the storage engines of a core, by shard.
     Stores(u32, Vec<(u32, StoreStats)>),
     /// The process was asked to end.

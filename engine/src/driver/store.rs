@@ -261,7 +261,7 @@ impl Applier {
         // stays bounded. Each flushes its own, so that idle memtables cannot keep everyone waiting.
         let room = if too_full { machine.engine().flush().map_err(ApplyError::from) } else { Ok(()) };
         match room.and_then(|()| machine.apply(&batch.entries)) {
-            Ok(result) => batch.done(result.applied.index, machine.clock_ms(), result.outcomes),
+            Ok(result) => batch.done(result, machine.clock_ms()),
             Err(error) => fatal::abort(Reason::Apply { shard, detail: error.to_string() }),
         }
     }
@@ -285,7 +285,8 @@ impl Applier {
         };
         match self.home.machine(engine.0, meta.conf_state) {
             Ok(machine) => {
-                let installed = Installed { applied: meta.index, time_ms: machine.clock_ms() };
+                let topology = machine.topology().cloned().map(Box::new);
+                let installed = Installed { applied: meta.index, time_ms: machine.clock_ms(), topology };
                 self.machines.insert(shard, machine);
                 tracing::info!(shard, index = meta.index.0, term = meta.term.0, "installed a snapshot");
                 if let Err(error) = self.home.forget_set_aside(shard) {

@@ -171,6 +171,7 @@ impl CoreSetup {
             applied: Index(applied.index),
             applied_term: Term(applied.term),
             conf_state,
+            topology: machine.topology().cloned(),
         };
         let library =
             self.home.library(shard, generation).map_err(|error| HomeError::Refused(error.to_string()))?;

@@ -94,6 +94,8 @@ pub struct Node {
     pub up: bool,
     /// Counts processes: what belongs to a former one is dropped.
     pub life: u64,
+    /// The cluster map on its disk.
+    pub map: Option<Arc<ClusterMap>>,
     /// Snapshots that were received, by their place.
     pub received: BTreeMap<String, Arc<Image>>,
 }
@@ -134,6 +136,8 @@ impl Setup {
             snapshots_sending_max: 2,
             hibernate: plan.hibernate,
             slow_write: Nanos::from_millis(500),
+            replace_after: Nanos::ZERO,
+            moves_max: 2,
         }
     }
 
@@ -162,14 +166,14 @@ impl CoreSlot {
     }
 
     /// Recovers the log, opens what it knows, begins what was lost anew, and starts the machine: as a process does.
-    fn start(&mut self, setup: &Setup, node: u64, core: u32, stage: Stage, rng: &mut Rng) {
+    fn start(&mut self, setup: &Setup, map: &ClusterMap, node: u64, core: u32, stage: Stage, rng: &mut Rng) {
         let config = setup.wal_config(node, core);
         let recovered = if self.disk.files().next().is_none() {
             Recovered::empty(rng.next())
         } else {
             self.disk.recover(&config).unwrap_or_else(|error| panic!("node {node} cannot recover: {error}"))
         };
-        let mut plan = self.plan(setup, node, core, stage, &recovered);
+        let mut plan = self.plan(setup, map, node, core, stage, &recovered);
         let mut wal = Wal::new(config, recovered);
         for (shard, generation) in &plan.forgotten {
             wal.remove(stream(*shard, *generation));
@@ -207,13 +211,21 @@ impl CoreSlot {
         }
         wal.mend();
         self.flush(&mut wal);
-        let machine = Core::new(setup.core_config(node, core), setup.map.clone(), wal, seeds, rng.next());
+        let machine = Core::new(setup.core_config(node, core), map.clone(), wal, seeds, rng.next());
         self.running = Some(machine.expect("the configuration is valid"));
     }
 
-    fn plan(&self, setup: &Setup, node: u64, core: u32, stage: Stage, recovered: &Recovered) -> Replicas {
+    fn plan(
+        &self,
+        setup: &Setup,
+        map: &ClusterMap,
+        node: u64,
+        core: u32,
+        stage: Stage,
+        recovered: &Recovered,
+    ) -> Replicas {
         let here = |info: &&ShardInfo| placement::core_of(info.id, setup.plan.cores) == core;
-        let all: Vec<&ShardInfo> = setup.map.shards.iter().filter(here).collect();
+        let all: Vec<&ShardInfo> = map.shards.iter().filter(here).collect();
         let shards: Vec<u32> = all.iter().map(|info| info.id).collect();
         let placed = all.iter().filter(|info| info.replicas.iter().any(|it| it.node == node));
         let placed: Vec<u32> = placed.map(|info| info.id).collect();
@@ -282,6 +294,7 @@ impl CoreSlot {
             applied: Index(applied.index),
             applied_term: Term(applied.term),
             conf_state: hosted.machine.conf_state().clone(),
+            topology: hosted.machine.topology().cloned(),
         }
     }
 
@@ -327,6 +340,7 @@ impl Node {
             },
             up: false,
             life: 0,
+            map: None,
             received: BTreeMap::new(),
         }
     }
@@ -338,7 +352,8 @@ impl Node {
         self.life += 1;
         self.clock.start(now);
         for (core, slot) in (0..).zip(&mut self.cores) {
-            slot.start(setup, self.id, core, self.directory.stage, rng);
+            let map = self.map.as_deref().unwrap_or(&setup.map);
+            slot.start(setup, map, self.id, core, self.directory.stage, rng);
         }
         self.directory.stage = Stage::Running;
     }
@@ -348,6 +363,7 @@ impl Node {
         self.directory =
             Directory { store: StoreId(rng.next()), stage: Stage::New, founders: BTreeMap::new() };
         self.cores = (0..plan.cores).map(|_| CoreSlot::new(plan, rng)).collect();
+        self.map = None;
     }
 
     /// The process dies, or the power fails: to the disks it is the same.

@@ -91,17 +91,27 @@ impl World {
             Effect::DestroyReplica { replica, generation, .. } => {
                 self.lane(place, Job::Destroy(replica, generation));
             }
-            Effect::Publish(status) => {
-                for core in 0..self.nodes[place.node].cores.len() {
-                    if core != place.core {
-                        let core = u32::try_from(core).expect("few cores");
-                        self.mesh(place, core, Event::Sibling(status.clone()));
-                    }
+            Effect::Publish(status) => self.broadcast(place, || Event::Sibling(status.clone())),
+            Effect::MapChanged(map) => {
+                if place.core == 0 {
+                    self.nodes[place.node].map = Some(map.clone());
+                    self.broadcast(place, || Event::Map(map.clone()));
                 }
             }
+            Effect::Report(reports) if place.core == 0 => {
+                self.broadcast(place, || Event::Reports(reports.clone()));
+            }
+            Effect::Report(reports) => self.mesh(place, 0, Event::Reports(reports)),
             Effect::Stopped => {}
         }
         Ok(())
+    }
+
+    /// Hands something to every other core of the same node.
+    fn broadcast(&mut self, place: Place, event: impl Fn() -> Event) {
+        for core in (0..self.nodes[place.node].cores.len()).filter(|core| *core != place.core) {
+            self.mesh(place, u32::try_from(core).expect("few cores"), event());
+        }
     }
 
     /// Hands something to another core of the same node. The mesh keeps its order.
@@ -269,7 +279,7 @@ impl World {
             });
             let index = result.applied.index;
             self.oracle.observe_state(node, batch.replica.shard, index, hosted.engine.hash())?;
-            done.push(batch.done(index, hosted.machine.clock_ms(), result.outcomes));
+            done.push(batch.done(result, hosted.machine.clock_ms()));
         }
         Ok(Event::Applied(done))
     }
@@ -303,7 +313,11 @@ impl World {
         hosted.machine = super::open_machine(shared, &snapshot.meta.conf_state);
         self.counts.snapshots_installed += 1;
         self.oracle.observe_snapshot(node.id, replica.shard, image.applied.index, hosted.engine.hash())?;
-        let installed = Installed { applied: Index(image.applied.index), time_ms: hosted.machine.clock_ms() };
+        let installed = Installed {
+            applied: Index(image.applied.index),
+            time_ms: hosted.machine.clock_ms(),
+            topology: hosted.machine.topology().cloned().map(Box::new),
+        };
         Ok(Event::SnapshotInstalled { replica, result: Ok(installed) })
     }
 

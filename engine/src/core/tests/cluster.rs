@@ -117,6 +117,8 @@ fn core_config(id: u64, settings: &Settings) -> CoreConfig {
         snapshots_sending_max: 2,
         hibernate: settings.hibernate,
         slow_write: settings.slow_write,
+        replace_after: Nanos::ZERO,
+        moves_max: 2,
     }
 }
 
@@ -141,6 +143,7 @@ impl Node {
                 applied: Index(0),
                 applied_term: Term(0),
                 conf_state: founders,
+                topology: None,
             });
         }
         let wal_config = WalConfig {
@@ -200,7 +203,7 @@ impl Node {
                 let applied = batches.into_iter().map(|batch| {
                     let machine = self.machines.get_mut(&batch.replica).expect("a machine for every replica");
                     let applied = machine.apply(&batch.entries).unwrap();
-                    batch.done(applied.applied.index, machine.clock_ms(), applied.outcomes)
+                    batch.done(applied, machine.clock_ms())
                 });
                 Event::Applied(applied.collect())
             }
@@ -219,7 +222,9 @@ impl Node {
             Effect::InstallSnapshot { replica, engine, snapshot } => {
                 let applied = engine.0.install_checkpoint(&snapshot.place).unwrap();
                 let machine = Machine::open(engine.0, snapshot.meta.conf_state).unwrap();
-                let installed = Installed { applied: Index(applied.index), time_ms: machine.clock_ms() };
+                let topology = machine.topology().cloned().map(Box::new);
+                let installed =
+                    Installed { applied: Index(applied.index), time_ms: machine.clock_ms(), topology };
                 self.machines.insert(replica, machine);
                 Event::SnapshotInstalled { replica, result: Ok(installed) }
             }
