@@ -44,11 +44,22 @@ pub fn leader_rank(shard: u32, node: u64, nodes: &[u64]) -> usize {
     }
 }
 
-/// How early a node stands for election, by its turn: see [`raft::Config::priority`].
-pub fn priority(shard: u32, node: u64, nodes: &[u64]) -> u8 {
-    let step = usize::from(u8::MAX) / nodes.len();
-    let below = leader_rank(shard, node, nodes) * step;
-    u8::MAX - u8::try_from(below).expect("a rank is below the number of nodes")
+/// The nodes that vote, by their turn to lead: as the controller has placed them, or by their rank where it has not.
+pub fn ranked(shard: u32, members: &raft::ConfState, placed: &[u64]) -> Vec<u64> {
+    let all = voter_nodes(members);
+    let mut nodes = all.clone();
+    nodes.sort_by_key(|node| match placed.iter().position(|other| other == node) {
+        Some(turn) => (0, turn),
+        None => (1, leader_rank(shard, *node, &all)),
+    });
+    nodes
+}
+
+/// How early a node stands for election, by its turn among the nodes that vote: see [`raft::Config::priority`].
+pub fn priority(node: u64, ranked: &[u64]) -> u8 {
+    let Some(turn) = ranked.iter().position(|other| *other == node) else { return 0 };
+    let below = turn * (usize::from(u8::MAX) / ranked.len());
+    u8::MAX - u8::try_from(below).expect("a turn is below the number of nodes")
 }
 
 /// The cluster map of a configuration; leaders are not known yet.
@@ -174,8 +185,12 @@ mod tests {
             (0..12).filter(inherits).count()
         };
         assert_eq!((heirs(2), heirs(3)), (2, 2));
-        assert_eq!([0, 1, 2].map(|rank| priority(0, nodes[rank], &nodes)), [255, 170, 85]);
-        assert_eq!(priority(5, 9, &[9]), 255);
+        assert_eq!([0, 1, 2].map(|turn| priority(nodes[turn], &nodes)), [255, 170, 85]);
+        assert_eq!((priority(9, &[9]), priority(8, &[9])), (255, 0));
+        let voters = nodes.iter().map(|node| raft::NodeId(replica_id::raft_id(*node, 0))).collect();
+        let members = raft::ConfState { voters, ..raft::ConfState::default() };
+        assert_eq!(ranked(1, &members, &[]), [2, 3, 1]);
+        assert_eq!(ranked(1, &members, &[3, 9, 1]), [3, 1, 2], "who is elsewhere leads last");
         assert_eq!((0..8).map(|shard| core_of(shard, 4)).collect::<Vec<_>>(), [0, 1, 2, 3, 0, 1, 2, 3]);
     }
 }
