@@ -108,8 +108,9 @@ impl World {
             if idle && moving.is_empty() {
                 return;
             }
-            // One of them arrives.
-            if let Some(shard) = moving.first() {
+            // One of them arrives, in its own time.
+            let arrives = moving.first().filter(|_| step % 4 == 1);
+            if let Some(shard) = arrives {
                 let placed = self.topology.map().shards[*shard as usize].plan.placed.clone();
                 let before = &self.reports[shard].voters;
                 self.made += placed.iter().filter(|node| !before.contains(node)).count();

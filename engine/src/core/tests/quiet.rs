@@ -24,8 +24,13 @@ fn idle_groups_say_nothing_and_wake_for_a_request() {
     cluster.pass(30_000);
     // Every 5 s the two followers of each group ask the two other nodes whether they still belong.
     let questions_max = (30 / 5 + 1) * u64::from(SHARDS + 1) * 2 * 2;
+    // Every 10 s the three nodes tell each other which map they have, and how the groups stand that they lead.
+    let accounts_max = (30 / 10 + 1) * 3 * 2 * 2;
     let said = cluster.messages - before;
-    assert!(said <= questions_max, "nothing but signs of life and {questions_max} questions: {said}");
+    assert!(
+        said <= questions_max + accounts_max,
+        "nothing but signs of life, {questions_max} questions and {accounts_max} accounts: {said}"
+    );
     assert!(all(&mut cluster, |asleep| asleep));
     let key = "k";
     assert!(cluster.do_at_leader(key, put(key, "v")).is_ok());
