@@ -4,11 +4,13 @@ use std::ffi::OsString;
 use std::io::{BufWriter, Write};
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use bytes::Bytes;
 use clap::Args;
 use net::Client;
+use net::map::SlotRange;
 use net::protocol::{ReadConsistency, ScanItem};
+use net::slot::SLOT_COUNT;
 use serde_json::Map;
 
 use super::progress::{Unit, bar};
@@ -81,15 +83,17 @@ fn print(out: &mut impl Write, item: &ScanItem, values: bool, output: Output) ->
 }
 
 /// Goes through all keys of the client's namespace, shard by shard, a page in memory at a time, until `visit` says
-/// that it has enough.
+/// that it has enough. A shard may be cut in two meanwhile: so the next one begins where this one ends by then.
 pub(super) async fn walk(
     client: &Client,
     consistency: ReadConsistency,
     keys_only: bool,
     visit: &mut impl AsyncFnMut(Vec<ScanItem>) -> Result<bool>,
 ) -> Result<()> {
-    for shard in shards(client) {
-        let mut next = Some(Bytes::new());
+    let mut slot = Some(0);
+    while let Some(first) = slot {
+        let shard = shard_with(client, |slots| slots.contains(first)).context("a slot without a shard")?.0;
+        let mut next = Some(Bytes::copy_from_slice(&first.to_be_bytes()));
         while let Some(start) = next {
             let page = if keys_only {
                 client.scan_keys(shard, start, None, PAGE_ITEMS, consistency).await?
@@ -101,15 +105,16 @@ pub(super) async fn walk(
             }
             next = page.next;
         }
+        let (_, slots) =
+            shard_with(client, |slots| slots.contains(first)).context("a slot without a shard")?;
+        slot = (slots.last + 1 < SLOT_COUNT).then_some(slots.last + 1);
     }
     Ok(())
 }
 
-/// The shards that hold keys, in the order of their slots.
-pub(super) fn shards(client: &Client) -> Vec<u32> {
+/// A shard by its slots, as the client knows them now.
+fn shard_with(client: &Client, wanted: impl Fn(&SlotRange) -> bool) -> Option<(u32, SlotRange)> {
     let map = client.cluster_map();
-    let mut shards: Vec<_> =
-        map.shards.iter().filter_map(|shard| Some((shard.slots?.first, shard.id))).collect();
-    shards.sort_unstable();
-    shards.into_iter().map(|(_, id)| id).collect()
+    let mut shards = map.shards.iter().filter_map(|shard| Some((shard.id, shard.slots?)));
+    shards.find(|(_, slots)| wanted(slots))
 }

@@ -48,11 +48,43 @@ impl Cluster {
             Node::new(id, *address, dir)
         });
         let nodes: Vec<Node> = nodes.collect();
-        for node in &nodes {
-            let config = settings.config(node.id, &node.data_dir(), &addresses);
-            fs::write(node.config_path(), config).expect("the test folder is writable");
-        }
-        Cluster { settings, nodes, dir, _turn: turn }
+        let cluster = Cluster { settings, nodes, dir, _turn: turn };
+        let all: Vec<u64> = cluster.nodes.iter().map(|node| node.id).collect();
+        all.iter().for_each(|id| cluster.configure(*id, &all));
+        cluster
+    }
+
+    /// Writes the configuration of a node that lists these nodes, where they are now.
+    pub fn configure(&self, id: u64, listed: &[u64]) {
+        let node = self.node(id);
+        let listed: Vec<_> = listed.iter().map(|id| (*id, self.node(*id).addresses())).collect();
+        let config = self.settings.config(id, &node.data_dir(), &listed);
+        fs::write(node.config_path(), config).expect("the test folder is writable");
+    }
+
+    /// One more node, which lists only itself; not started. It is to join: see [`Node::start_joining`].
+    pub fn add_node(&mut self) -> u64 {
+        let id = u64::try_from(self.nodes.len()).expect("few nodes") + 1;
+        let dir = self.dir.path().join(format!("node-{id}"));
+        fs::create_dir(&dir).expect("the test folder is writable");
+        let addresses = Addresses::of(&ports::free(Addresses::COUNT));
+        self.nodes.push(Node::new(id, addresses, dir));
+        self.configure(id, &[id]);
+        id
+    }
+
+    /// Starts one more node, which joins through all others.
+    pub fn join_node(&mut self) -> u64 {
+        let others = self.endpoints();
+        let id = self.add_node();
+        self.node_mut(id).start_joining(&others);
+        id
+    }
+
+    /// Gives a node that is down other addresses; its configuration has yet to be written.
+    pub fn readdress(&mut self, id: u64) {
+        let addresses = Addresses::of(&ports::free(Addresses::COUNT));
+        self.node_mut(id).set_addresses(addresses);
     }
 
     /// Starts all nodes; every shard has a leader when this returns.

@@ -56,6 +56,20 @@ impl Node {
         Node { id, binary, peer, resp, resp_cluster, http, dir, child: None }
     }
 
+    /// Where it is reached.
+    pub fn addresses(&self) -> Addresses {
+        let Node { binary, peer, resp, resp_cluster, http, .. } = *self;
+        Addresses { binary, peer, resp, resp_cluster, http }
+    }
+
+    /// Has it reached elsewhere from its next start on; its configuration has to say so.
+    pub fn set_addresses(&mut self, addresses: Addresses) {
+        assert!(self.child.is_none(), "node {} runs", self.id);
+        let Addresses { binary, peer, resp, resp_cluster, http } = addresses;
+        (self.binary, self.peer, self.http) = (binary, peer, http);
+        (self.resp, self.resp_cluster) = (resp, resp_cluster);
+    }
+
     /// Its data directory.
     pub fn data_dir(&self) -> PathBuf {
         self.dir.join("data")
@@ -104,6 +118,13 @@ impl Node {
     /// Starts the process.
     pub fn start(&mut self) {
         self.start_with(|_| {});
+    }
+
+    /// Starts the process, which asks the nodes with these binary doors to take it in.
+    pub fn start_joining(&mut self, through: &[String]) {
+        self.start_with(|command| {
+            command.arg("--join").arg(through.join(","));
+        });
     }
 
     /// Starts the process after `prepare` changed how. Call from the thread that outlives the node: the process is

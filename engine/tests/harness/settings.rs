@@ -109,9 +109,9 @@ impl Settings {
         self.segment_bytes / 2 + MIB
     }
 
-    /// The configuration of node `id`; `addresses` are those of nodes 1, 2, ….
-    pub fn config(&self, id: u64, data_dir: &Path, addresses: &[Addresses]) -> String {
-        let own = addresses[usize::try_from(id - 1).expect("few nodes")];
+    /// The configuration of node `id` that lists these nodes, itself among them.
+    pub fn config(&self, id: u64, data_dir: &Path, listed: &[(u64, Addresses)]) -> String {
+        let (_, own) = listed.iter().find(|(other, _)| *other == id).expect("a node lists itself");
         let Settings { shards, replicas, cores, engine, raft, wal_io, snapshot, log_level, .. } = self;
         let mut text = format!(
             "[node]\nid = {id}\ndata_dir = {data_dir:?}\ncores = {cores}\n\n\
@@ -119,7 +119,7 @@ impl Settings {
              [cluster]\nid = \"tested\"\nshards = {shards}\nreplicas = {replicas}\n\n",
             own.lines()
         );
-        for (id, node) in (1..).zip(addresses) {
+        for (id, node) in listed {
             write!(text, "[[cluster.nodes]]\nid = {id}\n{}cores = {cores}\n\n", node.lines())
                 .expect("writing to a string");
         }
