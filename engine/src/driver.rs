@@ -29,6 +29,7 @@ mod inbox;
 pub mod join;
 mod mesh;
 mod peers;
+mod presence;
 mod resp;
 mod snapshots;
 mod stop;
@@ -43,7 +44,7 @@ pub use transfers::Transfers;
 use crate::config::Config;
 use crate::convert;
 use crate::core::{Core, Effect, Event, ReadTask};
-use crate::identity::Standing;
+use crate::identity::DataDir;
 use clients::Clients;
 use current_map::CurrentMap;
 use disk::Disk;
@@ -56,8 +57,8 @@ pub struct CoreParts {
     pub config: Arc<Config>,
     /// The cluster as the core knows it.
     pub map: Arc<ClusterMap>,
-    /// What to tell other nodes of this one's data directory.
-    pub standing: Standing,
+    /// Its data directory.
+    pub data: Arc<DataDir>,
     /// The machine, recovered.
     pub core: Core,
     /// The log's files.
@@ -98,7 +99,10 @@ const TURN_LOOK_EVENTS: u32 = 16;
 /// One core at work.
 struct Driver {
     config: Arc<Config>,
+    data: Arc<DataDir>,
     map: CurrentMap,
+    /// The map on its way to the disk, on the first core.
+    saving: presence::Saving,
     limits: Limits,
     /// Borrowed only between two awaits.
     core: RefCell<Core>,
@@ -127,7 +131,7 @@ struct Driver {
 /// Runs a core until it was asked to stop and has.
 pub async fn run(parts: CoreParts) {
     let vote_hold = parts.core.vote_hold();
-    let CoreParts { config, map, standing, core, disk, store, mesh, doors, transfers, started } = parts;
+    let CoreParts { config, map, data, core, disk, store, mesh, doors, transfers, started } = parts;
     let inbox = Rc::new(Inbox::default());
     let limits = wire_limits(&config);
     let connection = |queue: u64, silence_max| ConnectionConfig {
@@ -153,7 +157,7 @@ pub async fn run(parts: CoreParts) {
             config.clone(),
             mesh.core,
             map.clone(),
-            convert::store_info(&standing),
+            convert::store_info(&data.standing()),
             vote_hold,
             connection(config.limits.peer_bytes_max, PEER_SILENCE_MAX),
             inbox.clone(),
@@ -169,7 +173,9 @@ pub async fn run(parts: CoreParts) {
         transfers,
         finishing: Cell::new(false),
         stopped: Cell::new(false),
+        data,
         map,
+        saving: presence::Saving::default(),
         started,
     });
     driver.peers.clone().follow_map();
@@ -178,6 +184,10 @@ pub async fn run(parts: CoreParts) {
     glommio::spawn_local(driver.clone().hear_mesh()).detach();
     if driver.config.listen.http.is_some() {
         glommio::spawn_local(driver.clone().keep_store_figures()).detach();
+    }
+    if driver.mesh.core == 0 {
+        glommio::spawn_local(driver.clone().introduce()).detach();
+        glommio::spawn_local(driver.clone().keep_in_touch()).detach();
     }
     if let Some(doors) = doors {
         doors::open(&driver, doors);
@@ -301,11 +311,7 @@ impl Driver {
                 self.store.remove(replica, generation, engine);
             }
             Effect::Publish(status) => self.mesh.broadcast(|| MeshMessage::Status(status.clone())),
-            Effect::MapChanged(map) => {
-                if self.mesh.core == 0 {
-                    self.mesh.broadcast(|| MeshMessage::Map(map.clone()));
-                }
-            }
+            Effect::MapChanged(map) => self.on_map_changed(map),
             Effect::Report(reports) if self.mesh.core == 0 => {
                 self.mesh.broadcast(|| MeshMessage::Reports(reports.clone()));
             }

@@ -330,9 +330,8 @@ impl CoreSetup {
         .map_err(|error| ServeError::Start { what: "the storage threads", detail: error.to_string() })?;
         let _ = news.send(Ok(News::Serves));
         let CoreSetup { config, map, data, mesh, doors, transfers, started, .. } = self;
-        let standing = data.standing();
         let parts =
-            CoreParts { config, map, standing, core: machine, disk, store, mesh, doors, transfers, started };
+            CoreParts { config, map, data, core: machine, disk, store, mesh, doors, transfers, started };
         driver::run(parts).await;
         let _ = news.send(Ok(News::Stopped));
         // The other cores may still talk to this one; the process ends when all have stopped.
@@ -404,8 +403,8 @@ impl CoreSetup {
                 .expect("64-bit machine"),
             hibernate: raft.hibernate,
             slow_write: Nanos::from_millis(raft.slow_write_ms),
-            replace_after: Nanos::from_millis(1_800_000),
-            moves_max: 2,
+            replace_after: Nanos(self.config.cluster.replace_after_s.saturating_mul(1_000_000_000)),
+            moves_max: self.config.cluster.moves_max,
         }
     }
 }

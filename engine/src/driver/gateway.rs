@@ -275,7 +275,7 @@ impl Gateway {
     }
 
     /// The client of this core, connected when first needed.
-    async fn client(&self) -> Result<Client, GatewayError> {
+    pub(super) async fn client(&self) -> Result<Client, GatewayError> {
         let dialing = self.driver.calls.client.borrow().clone();
         let dialing = dialing.unwrap_or_else(|| self.dial());
         std::future::poll_fn(|context| match &*dialing.result.borrow() {

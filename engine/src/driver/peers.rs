@@ -89,6 +89,11 @@ impl Peers {
         }
     }
 
+    /// Whether any other node has a link to this core.
+    pub fn has_links(&self) -> bool {
+        !self.links.borrow().is_empty()
+    }
+
     fn belongs(&self, node: u64, core: u32) -> bool {
         self.map.cores_of(node).is_some_and(|cores| core < cores)
     }
