@@ -55,6 +55,14 @@ pub enum ServeError {
         /// Why.
         why: String,
     },
+    /// The configuration wants more replicas than nodes, and no cluster was named that has more.
+    #[error(
+        "cluster.replicas = {replicas}, and [[cluster.nodes]] lists this node alone: list all nodes that the cluster begins with, or join one that is there with --join"
+    )]
+    TooFewNodes {
+        /// The replicas wanted.
+        replicas: u32,
+    },
     /// The node is no part of its cluster any more.
     #[error(
         "node {node} has left the cluster; to bring it back, start it with --join and the binary door of a node that is in; else remove its data directory"

@@ -159,8 +159,9 @@ impl Cluster {
         if self.nodes.is_empty() {
             return invalid("cluster.nodes", "list every node in a [[cluster.nodes]] table");
         }
-        if usize::try_from(self.replicas).is_ok_and(|replicas| replicas > self.nodes.len()) {
-            let nodes = self.nodes.len();
+        let nodes = self.nodes.len();
+        // One that is listed alone may be about to join others.
+        if nodes > 1 && usize::try_from(self.replicas).is_ok_and(|replicas| replicas > nodes) {
             return invalid(
                 "cluster.replicas",
                 format!("{} on {nodes} nodes; give at most {nodes}", self.replicas),

@@ -26,6 +26,8 @@ use raft::Nanos;
 
 const REDIAL_MIN: Duration = Duration::from_millis(20);
 const REDIAL_MAX: Duration = Duration::from_millis(500);
+/// Nobody talks to a node that has left, but it might have been taken in again.
+const REDIAL_AFTER_LEAVING: Duration = Duration::from_secs(30);
 /// Frames grow to about this size: large enough to cost little per message, small enough to be checked and taken in
 /// without a long pause.
 const FRAME_BYTES_TARGET: usize = 1 << 20;
@@ -137,7 +139,10 @@ impl Peers {
                 }
                 Err(error) => {
                     tracing::debug!(node, core, address, %error, "cannot reach a peer");
-                    pause = (pause * 2).min(REDIAL_MAX);
+                    pause = match self.belongs(self.config.node.id, self.core) {
+                        true => (pause * 2).min(REDIAL_MAX),
+                        false => REDIAL_AFTER_LEAVING,
+                    };
                     attempt = attempt.wrapping_add(1);
                 }
             }

@@ -90,6 +90,10 @@ fn settle_joined(config: &Config, data: &DataDir, map: &ClusterMap) -> Result<()
 
 /// Finds out, before the first start of a data directory, what the node is to the cluster of the configuration.
 fn found(config: &Arc<Config>, data: &DataDir, doors: &Doors) -> Result<(), ServeError> {
+    let replicas = config.cluster.replicas;
+    if replicas > 1 && config.cluster.nodes.len() == 1 {
+        return Err(ServeError::TooFewNodes { replicas });
+    }
     let door = doors.peer.try_clone().map_err(|error| start_failed("the peer door", &error))?;
     let decision = driver::bootstrap::run(config.clone(), data.standing(), door)
         .map_err(|error| start_failed("an executor", &error))?;
