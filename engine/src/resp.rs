@@ -10,6 +10,7 @@
 //! and how the answers make one reply. It has no clock and no socket; [`Node`] is what it may know of the node.
 
 pub mod action;
+pub mod batch;
 mod cluster;
 mod config;
 mod connection;

@@ -8,10 +8,11 @@ mod harness;
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use harness::{Cluster, Settings};
+use harness::{Cluster, Groups, Settings, until};
 use net::resp::{Value, decode_value};
 use net::slot::slot_of;
 
@@ -92,11 +93,15 @@ fn redis_clients_are_served_by_every_node() {
     let mut clients: Vec<Redis> = cluster.nodes().iter().map(|node| Redis::connect(node.resp)).collect();
     for client in &mut clients {
         a_pipeline_is_a_sequence(client);
+        nobody_notices_that_commands_are_asked_together(client);
     }
     many_keys_are_walked(&mut clients);
     transactions_are_one_step(&mut clients);
     namespaces_are_apart(&mut clients[0]);
+    what_expires_is_counted_no_more(&mut clients);
+    http_ends_the_connection(&cluster);
     redirections_lead_to_the_leader(&cluster);
+    a_hand_over_is_waited_out(&cluster);
 }
 
 /// Each command sees what those before it did, whoever leads the shards.
@@ -131,6 +136,69 @@ fn a_pipeline_is_a_sequence(client: &mut Redis) {
     let gets: Vec<&str> = gets.iter().map(String::as_str).collect();
     let last: Vec<Value> = (0..7).map(|key| bulk(&(2999 - (2999 - key) % 7).to_string())).collect();
     assert_eq!(client.ask_all(&gets), last, "the last of several writes stays");
+    assert_eq!(client.ask("FLUSHALL"), Value::OK);
+}
+
+/// Commands about one key that arrive together are one program: what one of them does wrong, or how long its value is,
+/// is no matter of the others.
+fn nobody_notices_that_commands_are_asked_together(client: &mut Redis) {
+    let commands = [
+        "SET k x",
+        "INCR k",
+        "SET k 4",
+        "SELECT 1",
+        "INCR k",
+        "SELECT 0",
+        "INCR k",
+        "PING",
+        "SETRANGE k x y",
+        "GETSET k 9",
+        "EXPIRE k 100",
+        "SET k 1 NX",
+        "PERSIST k",
+        "TTL k",
+        "DEL k k",
+        "EXISTS k",
+        "INCR k",
+        "GETDEL k",
+    ];
+    let wrong = Value::error("ERR value is not an integer or out of range");
+    let expected = [
+        Value::OK,
+        wrong.clone(),
+        Value::OK,
+        Value::OK,
+        Value::Integer(1),
+        Value::OK,
+        Value::Integer(5),
+        Value::Simple("PONG".into()),
+        wrong,
+        bulk("5"),
+        Value::Integer(1),
+        Value::Null,
+        Value::Integer(1),
+        Value::Integer(-1),
+        Value::Integer(1),
+        Value::Integer(0),
+        Value::Integer(1),
+        bulk("1"),
+    ];
+    assert_eq!(client.ask_all(&commands), expected);
+    let counted: Vec<Value> = client.ask_all(&["INCR n"; 1000]);
+    assert_eq!(counted, (1..=1000).map(Value::Integer).collect::<Vec<_>>());
+
+    // More than one program may read, write and answer.
+    let value = "v".repeat(900 << 10);
+    let set = format!("SET long {value}");
+    let mut commands = vec![&set[..]];
+    commands.extend(["APPEND long x"; 20]);
+    commands.extend(["GET long", "APPEND long y", "GET long", "APPEND long z", "GET long", "DEL long"]);
+    let replies = client.ask_all(&commands);
+    let length = |more: usize| i64::try_from(value.len() + more).expect("few");
+    assert_eq!(replies[1..21], (1..=20).map(|more| Value::Integer(length(more))).collect::<Vec<_>>());
+    let grown = format!("{value}{}", "x".repeat(20));
+    assert!(replies[21] == bulk(&grown) && replies[23] == bulk(&format!("{grown}y")));
+    assert!(replies[25] == bulk(&format!("{grown}yz")) && replies[26] == Value::Integer(1));
     assert_eq!(client.ask("FLUSHALL"), Value::OK);
 }
 
@@ -190,6 +258,32 @@ fn namespaces_are_apart(client: &mut Redis) {
     );
 }
 
+/// Also while nobody writes.
+fn what_expires_is_counted_no_more(clients: &mut [Redis]) {
+    let sets: Vec<String> = (0..300).map(|number| format!("SET passing:{number} v PX 300")).collect();
+    let sets: Vec<&str> = sets.iter().map(String::as_str).collect();
+    assert!(clients[0].ask_all(&sets).iter().all(|reply| *reply == Value::OK));
+    assert_eq!(clients[0].ask("SET staying v"), Value::OK);
+    until("what has expired to be gone", Duration::from_secs(20), || match clients[1].ask("DBSIZE") {
+        Value::Integer(1) => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    assert_eq!(clients[2].ask("DEL staying"), Value::Integer(1));
+}
+
+/// A page that makes a browser talk to this port is not obeyed.
+fn http_ends_the_connection(cluster: &Cluster) {
+    let page = b"POST / HTTP/1.1\r\nHost: localhost\r\n\r\nSET planted 1\r\n";
+    for request in [&page[..], b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\nSET planted 1\r\n"] {
+        let mut browser = Redis::connect(cluster.node(1).resp);
+        browser.stream.write_all(request).expect("sent");
+        let replies: Vec<Value> = std::iter::from_fn(|| browser.read()).collect();
+        let errors = usize::from(request.starts_with(b"GET"));
+        assert_eq!(replies.len(), errors, "closed at the first line that no Redis client sends: {replies:?}");
+    }
+    assert_eq!(Redis::connect(cluster.node(1).resp).ask("EXISTS planted"), Value::Integer(0));
+}
+
 fn redirections_lead_to_the_leader(cluster: &Cluster) {
     let mut redirected = 0;
     for key in ["a", "b", "c", "d", "e", "f", "g", "h"] {
@@ -215,6 +309,49 @@ fn redirections_lead_to_the_leader(cluster: &Cluster) {
     assert!(error(client.ask("MGET a b c")).starts_with("CROSSSLOT "));
     let Value::Array(slots) = client.ask("CLUSTER SLOTS") else { panic!() };
     assert_eq!(slots.len(), usize::try_from(cluster.settings.shards).expect("few"));
+}
+
+/// While a shard has no leader, there is nobody to redirect to: the answer comes later, rather than an error.
+fn a_hand_over_is_waited_out(cluster: &Cluster) {
+    let nodes: Vec<SocketAddr> = cluster.nodes().iter().map(|node| node.resp_cluster).collect();
+    let groups = Groups::at(cluster.endpoints());
+    let shards = cluster.settings.shards;
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let asking: Vec<_> = (nodes.iter())
+            .map(|node| {
+                scope.spawn(|| {
+                    let mut client = Redis::connect(*node);
+                    let mut answered = 0;
+                    while !over.load(Ordering::Relaxed) {
+                        let keys = (0..16).map(|number| format!("hand:{number}"));
+                        let commands: Vec<String> =
+                            keys.flat_map(|key| [format!("SET {key} v"), format!("GET {key}")]).collect();
+                        let commands: Vec<&str> = commands.iter().map(String::as_str).collect();
+                        for reply in client.ask_all(&commands) {
+                            // A write under way when its leader resigns may or may not be done.
+                            let other = matches!(&reply, Value::Error(text)
+                                if text.starts_with("MOVED ") || text.starts_with("INDETERMINATE "));
+                            answered += usize::from(!other);
+                            assert!(other || reply == Value::OK || reply == bulk("v"), "{reply:?}");
+                        }
+                    }
+                    answered
+                })
+            })
+            .collect();
+        for _ in 0..4 {
+            for shard in 1..=shards {
+                groups
+                    .ask(async move |client| client.transfer_leader(shard, None).await)
+                    .expect("handed over");
+            }
+        }
+        over.store(true, Ordering::Relaxed);
+        for client in asking {
+            assert!(client.join().expect("no answer but the right ones") > 0);
+        }
+    });
 }
 
 /// What one client does wrong costs the others nothing.
@@ -262,7 +399,14 @@ fn bad_clients_are_bounded() {
     let request = b"*2\r\n$3\r\nGET\r\n$3\r\nbig\r\n".repeat(100_000);
     let mut stream = many.stream.try_clone().expect("a socket");
     let sender = std::thread::spawn(move || stream.write_all(&request).expect("the node reads on"));
-    std::thread::sleep(Duration::from_millis(500));
+    until("so many unread replies that no more commands are read", Duration::from_secs(60), || {
+        let Value::Bulk(list) = well.ask("CLIENT LIST") else { panic!() };
+        let list = String::from_utf8(list.to_vec()).expect("a text");
+        let unsent =
+            list.split_ascii_whitespace().filter_map(|word| word.strip_prefix("omem=")?.parse().ok());
+        let most: u64 = unsent.max().expect("a client");
+        if most >= 4 << 20 { Ok(()) } else { Err(format!("the longest queue is of {most} bytes")) }
+    });
     assert_eq!(well.ask("GET well"), bulk("known"), "others are served meanwhile");
     let grown = cluster.node(1).resident_bytes().saturating_sub(before);
     assert!(grown < 160 << 20, "100 MB of replies that nobody reads cost {grown} bytes");

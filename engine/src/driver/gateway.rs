@@ -28,6 +28,7 @@ use thiserror::Error;
 use super::Driver;
 use crate::config::Config;
 use crate::core::{ConnectionId, CoreStatus, Event, Origin};
+use crate::http::requests::Requests;
 use crate::resp::Registry;
 
 /// The connection that a core's own calls seem to come on; those of clients are counted from 1.
@@ -40,7 +41,7 @@ const CALL_BYTES: usize = 256;
 pub(crate) enum Mode {
     /// Send it on to the node that can.
     Proxy,
-    /// Say who can.
+    /// Say who can; while nobody knows, as with `Proxy`: an election or a hand-over is waited out.
     LocalOnly,
 }
 
@@ -155,6 +156,11 @@ impl Gateway {
         &self.driver.mesh.redis
     }
 
+    /// What became of the HTTP requests of the node.
+    pub fn http_requests(&self) -> &Requests {
+        &self.driver.mesh.http
+    }
+
     /// Whether this node has a replica of a shard.
     pub fn hosts(&self, shard: u32) -> bool {
         self.driver.core.borrow().hosts(shard)
@@ -224,10 +230,13 @@ impl Gateway {
         } else if self.answers(shard, &op) {
             call.again = Some((namespace, op.clone()));
             call.state = State::Here(self.ask_machine(namespace, shard, op));
-        } else if mode == Mode::Proxy {
-            call.state = self.send_on(namespace, shard, op);
         } else {
-            call.state = State::Ended(Err(GatewayError::NotHere { shard, leader: self.leader_of(shard) }));
+            call.state = match self.leader_of(shard) {
+                Some(leader) if mode == Mode::LocalOnly => {
+                    State::Ended(Err(GatewayError::NotHere { shard, leader: Some(leader) }))
+                }
+                _ => self.send_on(namespace, shard, op),
+            };
         }
         call
     }
@@ -352,6 +361,7 @@ impl Call {
     /// What to make of a refusal of this node's machine: an end, or the client.
     fn on_refusal(&mut self, refusal: Refusal) -> State {
         let moved = match refusal {
+            Refusal::NotLeader { leader: None, .. } => true,
             Refusal::NotLeader { .. } | Refusal::WrongShard { .. } => self.mode == Mode::Proxy,
             // A hand-over or an election: who asks elsewhere would be sent back here.
             Refusal::Unavailable { .. } => true,

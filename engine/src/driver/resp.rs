@@ -7,6 +7,7 @@
 mod answers;
 mod connection;
 mod tasks;
+mod work;
 
 use std::cell::{Cell, RefCell};
 use std::os::fd::OwnedFd;
@@ -20,6 +21,7 @@ use net::resp::DecoderLimits;
 
 use super::gateway::{Gateway, Mode};
 use super::mesh::ConnectionSlot;
+use crate::resp::batch::Longest;
 use crate::resp::scan::Positions;
 use crate::resp::{Facts, Node, Registry};
 
@@ -32,6 +34,7 @@ const REQUEST_ROOM_BYTES: usize = 16 << 20;
 pub(super) struct Door {
     gateway: Gateway,
     limits: DecoderLimits,
+    longest: Longest,
     output_bytes_max: usize,
     /// Where the next bytes are received: idle connections need no buffer of their own.
     pool: RefCell<BytesMut>,
@@ -52,6 +55,10 @@ impl Door {
                 bulk_bytes_max,
                 request_bytes_max: 2 * bulk_bytes_max + REQUEST_ROOM_BYTES,
                 ..DecoderLimits::default()
+            },
+            longest: Longest {
+                key_bytes: memory(limits.key_bytes_max),
+                value_bytes: memory(limits.value_bytes_max),
             },
             output_bytes_max,
             pool: RefCell::default(),

@@ -11,6 +11,8 @@ pub enum Action {
     Reply(Value),
     /// Answer this and close the connection.
     Close(Value),
+    /// Close the connection without a word.
+    Cut,
     /// Ask one shard.
     Call(Call),
     /// Ask several shards, and make one reply of their answers.

@@ -229,9 +229,10 @@ impl Session {
             return None;
         }
         let shard = node.shard_of_slot(slot);
-        let leader = node.leader_of(shard);
-        let here = leader == Some(node.id()) || (self.follower && !write && node.hosts(shard));
-        (!here).then(|| moved(slot, leader, node))
+        // Nobody to name: whoever is asked will wait until there is one.
+        let leader = node.leader_of(shard)?;
+        let here = leader == node.id() || (self.follower && !write && node.hosts(shard));
+        (!here).then(|| moved(slot, Some(leader), node))
     }
 }
 

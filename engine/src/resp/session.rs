@@ -128,6 +128,13 @@ impl Session {
         {
             return action;
         }
+        if is_of_a_browser(&args[0]) {
+            tracing::warn!(
+                client = self.row.id,
+                "POST or Host: at the Redis door, as a browser might be made to send: closed"
+            );
+            return Action::Cut;
+        }
         let spec = match table::resolve(&args) {
             Ok(spec) => spec,
             Err(error) if args[0].eq_ignore_ascii_case(b"exec") => {
@@ -225,6 +232,11 @@ impl Session {
 const DEBUG_REFUSED: &str = "ERR DEBUG command not allowed. If the enable-debug-command option is set to \"local\", you \
                              can run it from a local connection, otherwise you need to set this option in the \
                              configuration file, and then restart the server.";
+
+/// HTTP at this door is somebody's page that makes a browser talk to it: what it says behind the head must not be obeyed.
+fn is_of_a_browser(name: &[u8]) -> bool {
+    name.eq_ignore_ascii_case(b"post") || name.eq_ignore_ascii_case(b"host:")
+}
 
 /// A whole number as Redis reads one.
 pub(super) fn integer(bytes: &[u8]) -> Option<i64> {

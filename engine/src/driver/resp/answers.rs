@@ -1,5 +1,7 @@
 //! What becomes of the gateway's answers: replies, and errors in the words that Redis clients act on.
 
+use std::collections::VecDeque;
+
 use bytes::{Bytes, BytesMut};
 use net::protocol::{Answer, MutationOutcome, Refusal};
 use net::resp::{Value, Version, decode_value, encode};
@@ -73,8 +75,34 @@ pub(super) fn answered(shape: Shape, answer: Answer) -> Answered {
     })
 }
 
-fn unexpected() -> Value {
+pub(super) fn unexpected() -> Value {
     Value::error("ERR internal error: an answer to something else")
+}
+
+/// The replies of commands that were asked as one.
+pub(super) fn each(answer: Answer) -> VecDeque<Answered> {
+    match answer {
+        Answer::Written { outcomes, .. } => {
+            let reply = |outcome| match outcome {
+                MutationOutcome::Put { .. } => Value::OK,
+                MutationOutcome::Deleted { existed } => Value::Integer(existed.into()),
+                _ => unexpected(),
+            };
+            outcomes.into_iter().map(|outcome| Answered::Value(reply(outcome))).collect()
+        }
+        Answer::Executed { replies: Some(mut written), .. } => {
+            let mut replies = VecDeque::new();
+            while !written.is_empty() {
+                let mut rest = written.clone();
+                if !matches!(decode_value(&mut rest), Ok(Some(_))) {
+                    break;
+                }
+                replies.push_back(Answered::Written(written.split_to(written.len() - rest.len())));
+            }
+            replies
+        }
+        _ => VecDeque::new(),
+    }
 }
 
 /// The replies of a transaction: its commands in order, answered here or by the shard.

@@ -2,14 +2,17 @@
 //!
 //! **Order.** Replies leave in the order of the commands, and a command sees what earlier ones of its connection did: one
 //! that reads a key waits for writes of it that are under way, and the other way round. Writes of one key wait for each
-//! other: one that a hand-over refuses is sent on, and must not be overtaken.
+//! other: one that a hand-over refuses is sent on, and must not be overtaken. Commands about one key that have arrived
+//! together need not wait: they are gathered, and asked as one (`resp/batch`).
 //!
 //! **Bounds.** A connection is read on only while it has few commands under way and few replies unread. What it sends
 //! without ever finishing a request is received into a buffer that grows with it, up to the longest request; all
 //! connections of a core together may hold so much unfinished, and who would hold more is closed.
 
+mod receive;
+
 use std::collections::VecDeque;
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::pin::Pin;
@@ -25,10 +28,12 @@ use glommio::net::TcpStream;
 use net::resp::{RequestDecoder, Value, Version};
 use net::transport::connection::prepare;
 
-use super::answers::{Answered, answered, executed, failed, merged};
-use super::{Door, UNFINISHED_BYTES_MAX, tasks, wall_us};
+use super::work::{Batch, Part, Work};
+use super::{Door, tasks, wall_us};
 use crate::driver::gateway;
-use crate::resp::{Action, Call, Merge, Node, Row, Session, Shape, Touches};
+use crate::resp::action::Slots;
+use crate::resp::batch::{self, Cost};
+use crate::resp::{Action, Call, Node, Row, Session, Touches};
 
 /// Commands of one connection under way: at first, however long their replies are, and at most.
 const UNDER_WAY_UNKNOWN: usize = 32;
@@ -40,11 +45,8 @@ const UNDER_WAY_BYTES_MAX: usize = 4 << 20;
 const STARTED_MAX: usize = 128;
 /// Reads of one wake-up.
 const ROUNDS_MAX: usize = 4;
-/// Length of the shared buffer that is received into, and the shortest piece of it that is worth a call.
-const POOL_BYTES: usize = 64 << 10;
+/// The shortest buffer that is worth a call.
 const READ_BYTES_MIN: usize = 16 << 10;
-/// Most that is received at once of a long request.
-const READ_BYTES_MAX: usize = 1 << 20;
 /// Send buffers longer than this are given back when empty.
 const KEPT_BUFFER_BYTES: usize = 16 << 10;
 /// A client whose host says nothing for so long is gone.
@@ -86,6 +88,8 @@ struct Connection {
     output: BytesMut,
     sent: usize,
     under_way: VecDeque<Entry>,
+    /// The last of them that are not asked yet; none between wake-ups.
+    gathered: Vec<Gathered>,
     reads: usize,
     writes: usize,
     held_bytes: usize,
@@ -125,20 +129,14 @@ struct Entry {
     bytes: usize,
 }
 
-enum Work {
-    Reply(Value),
-    Call { call: gateway::Call, shape: Shape, slot: u16 },
-    Calls { parts: Vec<Part>, merge: Merge },
-    Watch { parts: Vec<Part>, keys: Vec<(u8, Bytes)> },
-    Execute { call: Option<(gateway::Call, u16)>, parts: Vec<Option<Value>> },
-    Task(Pin<Box<dyn Future<Output = Value>>>),
-}
-
-struct Part {
-    call: gateway::Call,
-    shape: Shape,
-    slot: u16,
-    value: Option<Value>,
+/// Commands under way that are not asked yet: all of one key.
+struct Gathered {
+    /// The first of them, by its place among those under way.
+    first: usize,
+    count: usize,
+    write: bool,
+    /// Together; `None` for one that is asked by itself.
+    cost: Option<Cost>,
 }
 
 impl Connection {
@@ -156,6 +154,7 @@ impl Connection {
             output: BytesMut::new(),
             sent: 0,
             under_way: VecDeque::new(),
+            gathered: Vec::new(),
             reads: 0,
             writes: 0,
             feared_bytes,
@@ -240,13 +239,24 @@ impl Connection {
         let mut started = 0;
         while started < most && self.has_room() && matches!(self.phase, Phase::Open | Phase::Ended) {
             let Some(decided) = self.waiting.take().or_else(|| self.decide()) else { break };
-            if !self.may_start(&decided.action) {
-                self.waiting = Some(decided);
+            let left = match self.gather(decided) {
+                None => None,
+                Some(decided) if self.may_start(&decided.action) => {
+                    if !is_answered_here(&decided.action) {
+                        self.ask_gathered();
+                    }
+                    self.begin(decided);
+                    None
+                }
+                waiting => waiting,
+            };
+            if left.is_some() {
+                self.waiting = left;
                 break;
             }
-            self.begin(decided);
             started += 1;
         }
+        self.ask_gathered();
         started
     }
 
@@ -279,22 +289,82 @@ impl Connection {
         }
     }
 
+    /// Takes a command about one key that waits for nothing but what is gathered; gives back any other.
+    fn gather(&mut self, decided: Decided) -> Option<Decided> {
+        let Action::Call(call) = &decided.action else { return Some(decided) };
+        if !matches!(call.touches.slots, Slots::Key(..)) {
+            return Some(decided);
+        }
+        let longest = self.door.longest;
+        let write = call.touches.write;
+        let is_same_key = |it: &Gathered| self.under_way[it.first].touches[0].slots.meet(&call.touches.slots);
+        match self.gathered.iter().position(is_same_key) {
+            Some(at) => {
+                let cost = Cost::of(call, longest);
+                let open = &mut self.gathered[at];
+                let both = open.cost.zip(cost).and_then(|(open, cost)| open.and(cost, longest));
+                // Reads side by side need not be asked as one.
+                if both.is_none() && (write || open.write) {
+                    return Some(decided);
+                }
+                open.cost = both;
+                open.count += 1;
+                open.write |= write;
+            }
+            None if self.must_wait(&call.touches) => return Some(decided),
+            None => {
+                let (first, cost) = (self.under_way.len(), Cost::of(call, longest));
+                self.gathered.push(Gathered { first, count: 1, write, cost });
+            }
+        }
+        let Decided { action: Action::Call(call), silent, version, bytes } = decided else {
+            unreachable!("just looked at")
+        };
+        let touches = vec![call.touches.clone()];
+        self.enter(Entry { work: Work::Unasked(Box::new(call)), touches, silent, version, bytes });
+        None
+    }
+
+    /// Asks what is gathered.
+    fn ask_gathered(&mut self) {
+        let Some(oldest) = self.gathered.first().map(|it| it.first) else { return };
+        for open in std::mem::take(&mut self.gathered).iter().filter(|it| it.count > 1 && it.write) {
+            let slots = self.under_way[open.first].touches[0].slots.clone();
+            let members = (open.first..self.under_way.len())
+                .filter(|at| self.under_way[*at].touches.first().is_some_and(|it| it.slots == slots));
+            let members: Vec<usize> = members.collect();
+            let calls: Vec<Call> =
+                members.iter().map(|at| self.under_way[*at].work.take_unasked().expect("gathered")).collect();
+            let slot = calls[0].slot;
+            let batch = Batch::new(self.ask(batch::merge(calls)));
+            for at in members {
+                self.under_way[at].work = Work::Member { batch: batch.clone(), slot };
+            }
+        }
+        for at in oldest..self.under_way.len() {
+            if let Some(call) = self.under_way[at].work.take_unasked() {
+                let (shape, slot) = (call.shape, call.slot);
+                self.under_way[at].work = Work::Call { call: self.ask(call), shape, slot };
+            }
+        }
+    }
+
     fn may_start(&self, action: &Action) -> bool {
         match action {
-            Action::Reply(_) | Action::Close(_) | Action::Execute(None, _) => true,
-            Action::Call(call) | Action::Execute(Some(call), _) => !self.must_wait(call),
-            Action::Calls(calls, _) => !calls.iter().any(|call| self.must_wait(call)),
+            Action::Reply(_) | Action::Close(_) | Action::Cut | Action::Execute(None, _) => true,
+            Action::Call(call) | Action::Execute(Some(call), _) => !self.must_wait(&call.touches),
+            Action::Calls(calls, _) => !calls.iter().any(|call| self.must_wait(&call.touches)),
             Action::Watch(..) | Action::Task(_) => self.under_way.is_empty(),
         }
     }
 
     /// Whether something about the same keys is under way that must be over first.
-    fn must_wait(&self, call: &Call) -> bool {
+    fn must_wait(&self, wanted: &Touches) -> bool {
         let meets = |write: bool| {
             let touched = self.under_way.iter().flat_map(|entry| &entry.touches);
-            touched.filter(|it| it.write == write).any(|it| it.slots.meet(&call.touches.slots))
+            touched.filter(|it| it.write == write).any(|it| it.slots.meet(&wanted.slots))
         };
-        if !call.touches.write {
+        if !wanted.write {
             return self.writes > 0 && meets(true);
         }
         // Also where the shard is led here: a write that a hand-over refuses is sent on, and must not be overtaken.
@@ -302,7 +372,7 @@ impl Connection {
     }
 
     fn begin(&mut self, decided: Decided) {
-        let Decided { action, silent, version, bytes } = decided;
+        let Decided { action, mut silent, version, bytes } = decided;
         let mut touches = Vec::new();
         let work = match action {
             Action::Reply(value) => Work::Reply(value),
@@ -310,9 +380,15 @@ impl Connection {
                 self.phase = Phase::Closing;
                 Work::Reply(value)
             }
+            Action::Cut => {
+                self.phase = Phase::Closing;
+                silent = true;
+                Work::Reply(Value::Null)
+            }
             Action::Call(call) => {
                 let (shape, slot) = (call.shape, call.slot);
-                Work::Call { call: self.call(call, &mut touches), shape, slot }
+                touches.push(call.touches.clone());
+                Work::Call { call: self.ask(call), shape, slot }
             }
             Action::Calls(calls, merge) => Work::Calls { parts: self.parts(calls, &mut touches), merge },
             Action::Watch(calls, keys) => {
@@ -321,8 +397,9 @@ impl Connection {
             }
             Action::Execute(call, parts) => {
                 let call = call.map(|call| {
+                    touches.push(call.touches.clone());
                     let slot = call.slot;
-                    (self.call(call, &mut touches), slot)
+                    (self.ask(call), slot)
                 });
                 Work::Execute { call, parts }
             }
@@ -331,15 +408,18 @@ impl Connection {
                 Work::Task(Box::pin(tasks::run(self.door.clone(), self.session.is_cluster(), task)))
             }
         };
-        for touched in &touches {
-            *if touched.write { &mut self.writes } else { &mut self.reads } += 1;
-        }
-        self.held_bytes += bytes;
-        self.under_way.push_back(Entry { work, touches, silent, version, bytes });
+        self.enter(Entry { work, touches, silent, version, bytes });
     }
 
-    fn call(&self, call: Call, touches: &mut Vec<Touches>) -> gateway::Call {
-        touches.push(call.touches);
+    fn enter(&mut self, entry: Entry) {
+        for touched in &entry.touches {
+            *if touched.write { &mut self.writes } else { &mut self.reads } += 1;
+        }
+        self.held_bytes += entry.bytes;
+        self.under_way.push_back(entry);
+    }
+
+    fn ask(&self, call: Call) -> gateway::Call {
         let mode = Door::mode(self.session.is_cluster());
         self.door.gateway.call(mode, call.namespace, call.shard, call.op)
     }
@@ -347,7 +427,8 @@ impl Connection {
     fn parts(&self, calls: Vec<Call>, touches: &mut Vec<Touches>) -> Vec<Part> {
         let part = |call: Call| {
             let (shape, slot) = (call.shape, call.slot);
-            Part { call: self.call(call, touches), shape, slot, value: None }
+            touches.push(call.touches.clone());
+            Part { call: self.ask(call), shape, slot, value: None }
         };
         calls.into_iter().map(part).collect()
     }
@@ -419,90 +500,10 @@ impl Connection {
         }
         Ok(())
     }
+}
 
-    // ---- Receiving --------------------------------------------------------------------------------------------
-
-    /// Receives once, behind what is in `input`.
-    fn receive(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let held = self.input.len();
-        let received = match held {
-            0..=READ_BYTES_MIN => self.receive_into_pool(cx),
-            _ => self.receive_into_own(cx),
-        };
-        match received {
-            Poll::Ready(Ok(0)) => self.phase = Phase::Ended,
-            Poll::Ready(Ok(count)) => {
-                self.drained = false;
-                let count = u64::try_from(count).expect("64-bit machine");
-                self.door.registry().bytes_in.fetch_add(count, Ordering::Relaxed);
-            }
-            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-            Poll::Pending => {
-                if self.pooled {
-                    // Few bytes must not keep a whole buffer from being given back.
-                    self.input = BytesMut::from(&self.input[..]);
-                    self.pooled = false;
-                }
-                self.count_unfinished();
-                return Poll::Pending;
-            }
-        }
-        self.count_unfinished();
-        Poll::Ready(Ok(()))
-    }
-
-    /// The usual case: requests arrive whole. The beginning of one that did not is copied in front of what comes.
-    fn receive_into_pool(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let held = self.input.len();
-        let mut pool = self.door.pool.borrow_mut();
-        if pool.len() < held + READ_BYTES_MIN {
-            *pool = BytesMut::zeroed(POOL_BYTES);
-        }
-        let received = Pin::new(&mut self.stream).poll_read(cx, &mut pool[held..]);
-        if let Poll::Ready(Ok(count)) = received
-            && count > 0
-        {
-            pool[..held].copy_from_slice(&self.input);
-            self.input = pool.split_to(held + count);
-            self.pooled = true;
-        }
-        received
-    }
-
-    /// A long request: its buffer doubles with what has arrived of it, whatever was announced.
-    fn receive_into_own(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let held = self.input.len();
-        let missing = self.decoder.missing_bytes(&self.input).max(READ_BYTES_MIN);
-        let more = held.min(READ_BYTES_MAX).min(missing);
-        if self.pooled || self.input.capacity() < held + more {
-            let mut own = BytesMut::with_capacity(held + more.max(held.min(missing)));
-            own.extend_from_slice(&self.input);
-            self.input = own;
-            self.pooled = false;
-        }
-        self.input.resize(held + more, 0);
-        let received = Pin::new(&mut self.stream).poll_read(cx, &mut self.input[held..]);
-        let count = if let Poll::Ready(Ok(count)) = received { count } else { 0 };
-        self.input.truncate(held + count);
-        received
-    }
-
-    /// Counts what this connection holds of an unfinished request among that of all.
-    fn count_unfinished(&mut self) {
-        let now = if self.input.len() > READ_BYTES_MIN { self.input.capacity() } else { 0 };
-        let all = &self.door.unfinished_bytes;
-        all.set(all.get() - self.counted_bytes + now);
-        let more = now > self.counted_bytes;
-        self.counted_bytes = now;
-        if more && all.get() > UNFINISHED_BYTES_MAX && self.phase == Phase::Open {
-            self.phase = Phase::Closing;
-            let error = Value::error("ERR Protocol error: too many unfinished requests on this server");
-            let version = self.session.version();
-            let work = Work::Reply(error);
-            self.under_way.push_back(Entry { work, touches: Vec::new(), silent: false, version, bytes: 0 });
-            self.input = BytesMut::new();
-        }
-    }
+fn is_answered_here(action: &Action) -> bool {
+    matches!(action, Action::Reply(_) | Action::Close(_) | Action::Cut | Action::Execute(None, _))
 }
 
 impl Drop for Connection {
@@ -510,67 +511,4 @@ impl Drop for Connection {
         let all = &self.door.unfinished_bytes;
         all.set(all.get() - self.counted_bytes);
     }
-}
-
-impl Work {
-    fn poll(&mut self, cx: &mut Context<'_>, door: &Door, session: &mut Session) -> Poll<Answered> {
-        let value = match self {
-            Work::Reply(value) => std::mem::replace(value, Value::Null),
-            Work::Call { call, shape, slot } => {
-                return Pin::new(call).poll(cx).map(|result| match result {
-                    Ok(answer) => answered(*shape, answer),
-                    Err(error) => Answered::Value(failed(&error, *slot, door)),
-                });
-            }
-            Work::Calls { parts, merge } => {
-                let Poll::Ready(values) = poll_parts(parts, cx, door) else { return Poll::Pending };
-                merged(merge, values)
-            }
-            Work::Watch { parts, keys } => {
-                let Poll::Ready(values) = poll_parts(parts, cx, door) else { return Poll::Pending };
-                watched(values, std::mem::take(keys), session)
-            }
-            Work::Execute { call: None, parts } => executed(std::mem::take(parts), None),
-            Work::Execute { call: Some((call, slot)), parts } => {
-                let Poll::Ready(result) = Pin::new(call).poll(cx) else { return Poll::Pending };
-                match result {
-                    Ok(answer) => executed(std::mem::take(parts), Some(answer)),
-                    Err(error) => failed(&error, *slot, door),
-                }
-            }
-            Work::Task(task) => return task.as_mut().poll(cx).map(Answered::Value),
-        };
-        Poll::Ready(Answered::Value(value))
-    }
-}
-
-fn poll_parts(parts: &mut [Part], cx: &mut Context<'_>, door: &Door) -> Poll<Vec<Value>> {
-    for part in parts.iter_mut().filter(|part| part.value.is_none()) {
-        if let Poll::Ready(result) = Pin::new(&mut part.call).poll(cx) {
-            part.value = Some(match result {
-                Ok(answer) => answered(part.shape, answer).into_value(),
-                Err(error) => failed(&error, part.slot, door),
-            });
-        }
-    }
-    if parts.iter().any(|part| part.value.is_none()) {
-        return Poll::Pending;
-    }
-    Poll::Ready(parts.iter_mut().filter_map(|part| part.value.take()).collect())
-}
-
-/// The versions of keys to be watched have come.
-fn watched(values: Vec<Value>, keys: Vec<(u8, Bytes)>, session: &mut Session) -> Value {
-    let mut versions = Vec::with_capacity(keys.len());
-    for (value, (namespace, key)) in values.into_iter().zip(keys) {
-        match value {
-            Value::Integer(version) => {
-                versions.push((namespace, key, u64::try_from(version).unwrap_or_default()));
-            }
-            Value::Error(_) => return value,
-            _ => return Value::error("ERR internal error: an answer to something else"),
-        }
-    }
-    session.watch_versions(versions);
-    Value::OK
 }

@@ -121,6 +121,14 @@ const LOW: &str = "bar";
 const HIGH: &str = "foo";
 
 #[test]
+fn what_a_browser_sends_ends_the_connection() {
+    let mut client = Client::new(false, Some("secret"));
+    assert_eq!(client.say("POST / HTTP/1.1"), Action::Cut);
+    assert_eq!(client.say("host: localhost:6379"), Action::Cut);
+    assert_eq!(client.error("GET / HTTP/1.1"), "ERR wrong number of arguments for 'get' command");
+}
+
+#[test]
 fn the_commands_asked_most_need_no_program() {
     let mut client = Client::plain();
     let Action::Call(call) = client.say("GeT foo") else { panic!() };
