@@ -15,6 +15,8 @@
 //!          | stored key | expected | record
 //! ```
 //!
+//! A header alone has the state machine remove what has expired by its time ([`encode_removal`]).
+//!
 //! Invariants:
 //! - `decode(encode(c))` gives `c` back, and no other payload than an encoder's decodes: reserved bytes
 //!   are zero, every length is exact, nothing trails.
@@ -27,8 +29,8 @@ mod key;
 mod program;
 mod record;
 
-pub use decode::{DecodeError, Ops, decode};
-pub use encode::encode;
+pub use decode::{DecodeError, Ops, decode, removal_time};
+pub use encode::{encode, encode_removal};
 pub use key::{KeyError, META_TAG, STORED_KEY_PREFIX_BYTES, StoredKey, StoredKeyBuf, slot_range_end};
 pub(crate) use key::{SESSION_RANGE, session_client, session_key};
 pub use program::{NewCommand, NewWatched, Program, Watched, encode_program, program_bytes};

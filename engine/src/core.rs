@@ -30,6 +30,7 @@ mod compaction;
 mod control;
 mod effect;
 mod event;
+mod expiry;
 mod handover;
 #[cfg(feature = "sim")]
 mod inspect;

@@ -34,7 +34,9 @@ use raft::mutation::{self, Mutation};
 use raft::{ConfChangeError, ConfState, EntryKind};
 use thiserror::Error;
 
-use crate::command::{Command, DecodeError, Expected, META_TAG, Op, Record, RecordError, StoredKey, decode};
+use crate::command::{
+    Command, DecodeError, Expected, META_TAG, Op, Record, RecordError, StoredKey, decode, removal_time,
+};
 use crate::store::{Applied, Lookup, ReadTier, StorageEngine, StoreError, Write, WriteSet};
 use crate::topology::{Change, Topology};
 
@@ -180,6 +182,15 @@ const ARENA_BYTES_MAX: usize = 16 << 20;
 /// What is kept of the arena between batches.
 const ARENA_KEPT_BYTES_MAX: usize = 1 << 20;
 
+/// What a machine's owner is told of time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Times {
+    /// The machine's clock, in milliseconds since the Unix epoch.
+    pub clock_ms: u64,
+    /// When something that has expired may next be removed; `u64::MAX` for never.
+    pub due_ms: u64,
+}
+
 /// Part of the state machine: replicas that differ here diverge.
 const SWEEP_EVERY: u64 = 64;
 
@@ -244,6 +255,11 @@ impl Machine {
         self.clock_ms
     }
 
+    /// The machine's clock, and when something that has expired may next be removed.
+    pub fn times(&self) -> Times {
+        Times { clock_ms: self.clock_ms, due_ms: self.expiries.next_ms() }
+    }
+
     /// Who belongs to the group, as of [`Machine::applied`].
     pub fn conf_state(&self) -> &ConfState {
         &self.conf_state
@@ -273,10 +289,9 @@ impl Machine {
         let mut outcomes = Told::default();
         let mut rest = entries;
         while let Some(first) = rest.first() {
-            let swept = if self.is_sweep_before(first.index) {
-                self.expiries.sweep(self.engine.as_ref(), first.index, self.clock_ms)?
-            } else {
-                Vec::new()
+            let swept = match self.sweep_time_before(first) {
+                Some(clock_ms) => self.expiries.sweep(self.engine.as_ref(), first.index, clock_ms)?,
+                None => Vec::new(),
             };
             let applied = self.apply_run(rest, &swept, &mut outcomes)?;
             rest = &rest[applied..];
@@ -285,11 +300,17 @@ impl Machine {
         Ok(AppliedBatch { applied: self.applied, outcomes: outcomes.outcomes, changes })
     }
 
-    /// Whether what has expired is removed just before entry `index`. The log alone decides: where it is, and what is
-    /// due by then.
-    fn is_sweep_before(&self, index: u64) -> bool {
-        self.expiries.is_due(self.clock_ms)
-            && self.applied.index / self.sweep_every != index / self.sweep_every
+    /// By which time what has expired is removed just before an entry, if it is. The log alone decides: where the entry
+    /// is, whether it is there to have it removed, and what is due by then.
+    fn sweep_time_before(&self, entry: &MachineEntry) -> Option<u64> {
+        let clock_ms = match removal_time(&entry.payload) {
+            Some(time_ms) => Some(self.clock_ms.max(time_ms)),
+            None if self.applied.index / self.sweep_every != entry.index / self.sweep_every => {
+                Some(self.clock_ms)
+            }
+            None => None,
+        };
+        clock_ms.filter(|clock_ms| self.expiries.is_due(*clock_ms))
     }
 
     /// Removes what was swept and applies entries, in one atomic write: all of them, or those up to the next sweep, which
@@ -330,7 +351,7 @@ impl Machine {
                 self.applied.index
             );
             let is_full = arena.allocated_bytes() > ARENA_BYTES_MAX;
-            if count > 0 && (is_full || self.is_sweep_before(entry.index)) {
+            if count > 0 && (is_full || self.sweep_time_before(entry).is_some()) {
                 break;
             }
             let outcome = self.apply_entry(&mut overlay, arena, entry)?;

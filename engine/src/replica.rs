@@ -170,6 +170,10 @@ pub(crate) struct Replica {
     /// The latest time this replica knows of: stamped by itself or by an entry it applied. What has expired by it stays
     /// expired, whichever node answers.
     pub time_ms: u64,
+    /// When something that has expired may next be removed, as of the last entry applied here.
+    pub due_ms: u64,
+    /// The last entry by which this leader has had that done, and its term.
+    removal_asked: (Term, Index),
 }
 
 impl Replica {
@@ -223,6 +227,8 @@ impl Replica {
             reads: read::Reads::default(),
             freshness: read::Freshness::default(),
             time_ms: 0,
+            due_ms: u64::MAX,
+            removal_asked: (Term(0), Index(0)),
         }
     }
 

@@ -10,6 +10,14 @@ use super::{
     SESSION_BYTES, Session,
 };
 
+/// The time of a command that has what is expired removed, `None` for any other payload.
+pub fn removal_time(payload: &[u8]) -> Option<u64> {
+    let header: &[u8; HEADER_BYTES] = payload.try_into().ok()?;
+    let (kind, rest) = header.split_first_chunk::<8>()?;
+    (*kind == [FORMAT, 0, 0, 0, 0, 0, 0, 0]).then_some(())?;
+    rest.first_chunk().map(|time_ms| u64::from_le_bytes(*time_ms))
+}
+
 /// Why a payload is not a command. The log is checksummed, so this is a bug or a newer version's entry;
 /// a replica that meets it must stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]

@@ -37,6 +37,11 @@ pub fn encode(time_ms: u64, version: u64, session: Option<Session>, mutations: &
     payload.freeze()
 }
 
+/// Encodes a command that changes nothing but the clock: the state machine removes what has expired by it.
+pub fn encode_removal(time_ms: u64, version: u64) -> Bytes {
+    encode(time_ms, version, None, &[])
+}
+
 /// The exact size [`encode`] will produce.
 fn encoded_bytes(session: Option<Session>, mutations: &[Mutation<'_>]) -> usize {
     let ops: usize = mutations.iter().map(mutation_bytes).sum();

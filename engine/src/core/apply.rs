@@ -8,7 +8,7 @@ use raft::mutation::{self, Mutation};
 use raft::{Entry, EntryKind, Index, Nanos};
 
 use super::{Core, Effect, ReplicaId, usize_of};
-use crate::machine::{AppliedBatch, MachineEntry, Outcome};
+use crate::machine::{AppliedBatch, MachineEntry, Outcome, Times};
 use crate::replica::{compaction_index, entry_bytes};
 use crate::topology::Change;
 
@@ -24,12 +24,12 @@ pub struct ApplyBatch {
 }
 
 impl ApplyBatch {
-    /// The completion of this batch: what the state machine made of it, and its clock.
-    pub fn done(&self, result: AppliedBatch, time_ms: u64) -> Applied {
+    /// The completion of this batch: what the state machine made of it, and its times.
+    pub fn done(&self, result: AppliedBatch, times: Times) -> Applied {
         Applied {
             replica: self.replica,
             applied: Index(result.applied.index),
-            time_ms,
+            times,
             outcomes: result.outcomes,
             changes: result.changes,
             bytes: self.bytes,
@@ -43,8 +43,7 @@ impl ApplyBatch {
 pub struct Applied {
     replica: ReplicaId,
     applied: Index,
-    /// The state machine's clock.
-    time_ms: u64,
+    times: Times,
     outcomes: Vec<(u64, Outcome)>,
     /// Changes of the cluster map.
     changes: Vec<Change>,
@@ -146,7 +145,8 @@ impl Core {
             replica.apply.busy = false;
             replica.bytes_since_checkpoint += applied.bytes;
             replica.raft.on_applied(applied.applied);
-            replica.time_ms = replica.time_ms.max(applied.time_ms);
+            replica.time_ms = replica.time_ms.max(applied.times.clock_ms);
+            replica.due_ms = applied.times.due_ms;
             let freed = replica.answer_applied(applied.applied, applied.outcomes, &mut self.effects);
             self.inflight_bytes -= freed;
             if let Some(index) = applied.compact_to {

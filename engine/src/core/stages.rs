@@ -28,12 +28,16 @@ impl Durations {
         (bucket + 1 < BUCKETS).then(|| 1 << bucket)
     }
 
+    /// The bucket of a duration.
+    pub fn bucket_of(us: u64) -> usize {
+        let bits = u64::BITS - us.saturating_sub(1).leading_zeros();
+        usize::try_from(bits).expect("at most 64").min(BUCKETS - 1)
+    }
+
     /// Takes one in.
     pub fn record(&mut self, from: Nanos, to: Nanos) {
         let us = to.since(from).0.div_ceil(1000);
-        let bits = u64::BITS - us.saturating_sub(1).leading_zeros();
-        let bucket = usize::try_from(bits).expect("at most 64").min(BUCKETS - 1);
-        self.buckets[bucket] += 1;
+        self.buckets[Self::bucket_of(us)] += 1;
         self.count += 1;
         self.sum_us = self.sum_us.saturating_add(us);
     }

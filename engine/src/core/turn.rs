@@ -26,6 +26,7 @@ impl Core {
         self.tick_membership();
         self.tick_standing();
         self.tick_control();
+        self.tick_expiry();
         self.tick_compaction();
         self.tick_balance();
         self.tick_handover();

@@ -261,7 +261,7 @@ impl Applier {
         // stays bounded. Each flushes its own, so that idle memtables cannot keep everyone waiting.
         let room = if too_full { machine.engine().flush().map_err(ApplyError::from) } else { Ok(()) };
         match room.and_then(|()| machine.apply(&batch.entries)) {
-            Ok(result) => batch.done(result, machine.clock_ms()),
+            Ok(result) => batch.done(result, machine.times()),
             Err(error) => fatal::abort(Reason::Apply { shard, detail: error.to_string() }),
         }
     }

@@ -6,7 +6,8 @@
 //! due record = meta tag | 'e' | due_ms u64 big-endian | stored key        (no value)
 //! ```
 //!
-//! Every so many entries the machine takes up to [`SWEPT_MAX`] records that are due by its clock and removes each with
+//! Every so many entries, and at an entry that a leader adds where nothing else is written
+//! ([`crate::command::encode_removal`]), the machine takes up to [`SWEPT_MAX`] records that are due by its clock and removes each with
 //! the value it names, if that value is expired then; a value written since has a due record of its own. Commands
 //! cannot tell: an expired value and none at all are the same to them.
 //!
@@ -56,6 +57,11 @@ impl Expiries {
     /// What `engine` holds.
     pub(super) fn load(engine: &dyn StorageEngine) -> Result<Self, StoreError> {
         Ok(Self { next_ms: first_due(engine, 0)?, pending: Vec::new(), keys: Vec::new() })
+    }
+
+    /// When something is next due; `u64::MAX` for never.
+    pub(super) fn next_ms(&self) -> u64 {
+        self.next_ms
     }
 
     /// Whether anything is due.

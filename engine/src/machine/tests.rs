@@ -6,7 +6,7 @@ mod reference;
 use raft::{ConfChange, ConfChangeStep, NodeId};
 
 use super::*;
-use crate::command::{KeyPlace, Mutation, NewValue, Session, encode};
+use crate::command::{KeyPlace, Mutation, NewValue, Session, StoredKeyBuf, encode, encode_removal};
 use crate::store::MemEngine;
 
 const PLACE: KeyPlace = KeyPlace { namespace: 0, slot: 42 };
@@ -202,6 +202,31 @@ fn what_has_expired_is_removed_and_what_was_written_since_is_not() {
         }
     }
     assert_eq!(stored(&machine), (["gone", "kept", "other", "swapped"].map(str::to_owned).to_vec(), 1));
+}
+
+#[test]
+fn what_is_due_is_removed_by_an_entry_that_is_there_for_it() {
+    let mut machine = machine();
+    let removal = |index, time_ms| {
+        let payload = encode_removal(time_ms, index);
+        MachineEntry { index, term: 1, kind: EntryKind::Normal, payload, want_outcome: false }
+    };
+    let stored = |machine: &Machine, key: &str| {
+        let key = StoredKeyBuf::new(PLACE.namespace, PLACE.slot, key.as_bytes());
+        matches!(machine.engine().get(key.as_bytes(), ReadTier::All), Ok(Lookup::Found(_)))
+    };
+    run(&mut machine, 100, None, &[put_until("a", "1", 200), put_until("b", "1", 900), put("c", "1")]);
+    assert_eq!(machine.times(), Times { clock_ms: 100, due_ms: 200 });
+    machine.apply(&[removal(2, 199)]).expect("apply");
+    assert!(stored(&machine, "a"), "not before it is due");
+    machine.apply(&[removal(3, 200)]).expect("apply");
+    assert!(!stored(&machine, "a") && stored(&machine, "b") && stored(&machine, "c"));
+    assert_eq!(machine.times(), Times { clock_ms: 200, due_ms: 960 }, "rounded up");
+    // In one batch with what it is to remove, and by a leader whose clock is behind.
+    let late = entry(4, 950, None, &[put_until("d", "1", 970)]);
+    machine.apply(&[late, removal(5, 990), removal(6, 100)]).expect("apply");
+    assert!(!stored(&machine, "d") && !stored(&machine, "b") && stored(&machine, "c"));
+    assert_eq!(machine.times(), Times { clock_ms: 990, due_ms: u64::MAX });
 }
 
 #[test]

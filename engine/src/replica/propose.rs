@@ -230,6 +230,24 @@ fn unknown(waiter: Waiter) -> Effect {
 const COMPACTION_TAG: u8 = 0xC0;
 
 impl Replica {
+    /// Has what has expired by now removed, where that is due and nothing of it is under way. Whether it was proposed.
+    pub fn propose_removal(&mut self, wall_ms: u64) -> bool {
+        let time_ms = self.time_ms.max(wall_ms);
+        let (term, asked) = self.removal_asked;
+        let under_way = term == self.raft.term() && asked > self.raft.applied();
+        if self.due_ms > time_ms || under_way || !self.raft.is_leader() {
+            return false;
+        }
+        let version = self.raft.next_index().0;
+        // A refusal needs no answer: the next tick asks again.
+        let proposed = self.raft.propose(command::encode_removal(time_ms, version));
+        let Ok((term, index)) = proposed else { return false };
+        assert_eq!(index.0, version, "the leader appends at the index it announced");
+        self.time_ms = time_ms;
+        self.removal_asked = (term, index);
+        true
+    }
+
     /// Proposes that all replicas drop the log up to `index`.
     pub fn propose_compaction(&mut self, index: Index) {
         let mut payload = [COMPACTION_TAG; 9];

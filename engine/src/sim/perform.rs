@@ -279,7 +279,7 @@ impl World {
             });
             let index = result.applied.index;
             self.oracle.observe_state(node, batch.replica.shard, index, hosted.engine.hash())?;
-            done.push(batch.done(result, hosted.machine.clock_ms()));
+            done.push(batch.done(result, hosted.machine.times()));
         }
         Ok(Event::Applied(done))
     }

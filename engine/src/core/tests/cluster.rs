@@ -203,7 +203,7 @@ impl Node {
                 let applied = batches.into_iter().map(|batch| {
                     let machine = self.machines.get_mut(&batch.replica).expect("a machine for every replica");
                     let applied = machine.apply(&batch.entries).unwrap();
-                    batch.done(applied, machine.clock_ms())
+                    batch.done(applied, machine.times())
                 });
                 Event::Applied(applied.collect())
             }

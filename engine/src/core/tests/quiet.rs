@@ -1,10 +1,10 @@
 //! Groups that sleep, disks that crawl, processes that end.
 
-use net::protocol::ReadConsistency;
+use net::protocol::{Answer, Mutation, Op, ReadConsistency};
 use raft::Nanos;
 
 use super::cluster::{Cluster, SHARDS, Settings, shard_of};
-use super::{get, put, value};
+use super::{bytes, get, put, value, write};
 use crate::core::Event;
 
 fn sleeping() -> Cluster {
@@ -43,6 +43,37 @@ fn idle_groups_say_nothing_and_wake_for_a_request() {
         assert!(cluster.node(leader).shard(other).unwrap().asleep, "shard {other} sleeps on");
     }
     cluster.pass_until("it sleeps again", 10_000, |cluster| all(cluster, |asleep| asleep));
+}
+
+#[test]
+fn what_expires_goes_while_nobody_writes_and_wakes_its_group_once() {
+    let mut cluster = sleeping();
+    let key = "k";
+    let passing = Mutation::Put { key: bytes(key), value: bytes("v"), ttl_ms: Some(60_000) };
+    assert!(cluster.do_at_leader(key, write(vec![passing])).is_ok());
+    let count = |cluster: &mut Cluster| {
+        let consistency = ReadConsistency::Stale;
+        let count = Op::Count { first_slot: 0, last_slot: 16383, consistency };
+        match cluster.do_at_shard(shard_of(key), count) {
+            Ok(Answer::Counted { count }) => count,
+            other => panic!("{other:?}"),
+        }
+    };
+    let applied = |cluster: &mut Cluster| {
+        let leader = cluster.leader_of(key);
+        cluster.node(leader).shard(shard_of(key)).unwrap().applied
+    };
+    cluster.pass_until("all groups sleep", 30_000, |cluster| all(cluster, |asleep| asleep));
+    let before = applied(&mut cluster);
+    cluster.pass(20_000);
+    assert!(all(&mut cluster, |asleep| asleep), "nothing is due");
+    assert_eq!((count(&mut cluster), applied(&mut cluster)), (1, before));
+    cluster.pass_until("what has expired is gone", 60_000, |cluster| count(cluster) == 0);
+    cluster.pass_until("it sleeps again", 10_000, |cluster| all(cluster, |asleep| asleep));
+    assert_eq!(applied(&mut cluster), before + 1, "by one entry");
+    cluster.pass(120_000);
+    assert!(all(&mut cluster, |asleep| asleep), "nothing more is due");
+    assert_eq!(applied(&mut cluster), before + 1);
 }
 
 #[test]
