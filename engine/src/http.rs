@@ -6,6 +6,7 @@
 //!   body      the JSON and form bodies → keys, values and options
 //!   reply     status, headers and body; errors that say what to do
 //!   scan      items as JSON, cursors
+//!   requests  counts and durations by route
 //!   cluster   nodes, shards and leaders as JSON
 //!   metrics   the account of a node as Prometheus text
 //! ```
@@ -17,6 +18,7 @@ pub mod cluster;
 pub mod metrics;
 pub mod query;
 pub mod reply;
+pub mod requests;
 pub mod route;
 pub mod scan;
 

@@ -72,9 +72,12 @@ fn every_route_answers_as_its_document_says() {
     });
     expect(&checked.request(&mut http, "GET", "/ready", &[], b""), 200, "true");
     let metrics = checked.request(&mut http, "GET", "/metrics", &[], b"");
-    for name in
-        ["ringkv_requests_total{core=\"1\"} ", "ringkv_shard_committed_index{core=\"0\",shard=\"2\"} "]
-    {
+    for name in [
+        "ringkv_requests_total{core=\"1\"} ",
+        "ringkv_shard_committed_index{core=\"0\",shard=\"2\"} ",
+        "ringkv_http_requests_total{route=\"/delete\",status=\"2xx\"} ",
+        "ringkv_http_request_seconds_count{route=\"/delete\"} ",
+    ] {
         expect(&metrics, 200, name);
     }
     assert_eq!(checked.request(&mut http, "GET", "/openapi.json", &[], b"").json(), document);
@@ -97,6 +100,17 @@ fn checked_kv(checked: &mut client::Checked, http: &mut Http) {
     let late = checked.request(http, "PUT", &path, &[("if-match", &version)], b"three");
     assert_eq!((late.status, late.header("etag")), (412, Some(&*newer)));
     assert_eq!(checked.request(http, "PUT", &path, &[("if-match", "*")], b"four").status, 200);
+    // With a time to live.
+    let passing = format!("{path}?ttl=300");
+    let late = checked.request(http, "PUT", &passing, &[("if-match", &version)], b"five");
+    assert_eq!((late.status, late.header("etag").is_some()), (412, true));
+    let current = late.header("etag").expect("a version").to_owned();
+    let swapped = checked.request(http, "PUT", &passing, &[("if-match", &current)], b"five");
+    assert_eq!((swapped.status, swapped.header("etag").is_some()), (200, true));
+    let read = checked.request(http, "GET", &path, &[], b"");
+    assert_eq!((&read.body[..], read.header("etag")), (&b"five"[..], swapped.header("etag")));
+    expect(&checked.request(http, "PUT", &passing, &[("if-none-match", "*")], b"six"), 412, "mismatch");
+    assert_eq!(checked.request(http, "PUT", &passing, &[("if-match", "*")], b"six").status, 200);
     expect(&checked.request(http, "DELETE", &path, &[("if-match", &newer)], b""), 412, "mismatch");
     assert_eq!(checked.request(http, "DELETE", &path, &[], b"").status, 204);
     assert_eq!(checked.request(http, "DELETE", &path, &[], b"").status, 404);
@@ -106,6 +120,13 @@ fn checked_kv(checked: &mut client::Checked, http: &mut Http) {
         checked.request(http, "DELETE", &format!("{path}?consistency=eventual"), &[], b"").status,
         202
     );
+    let passing = kv(b"passing");
+    let first = format!("{passing}?ttl=0.2");
+    assert_eq!(checked.request(http, "PUT", &first, &[("if-none-match", "*")], b"x").status, 200);
+    until("the key to expire", SOON, || match http.get(&passing).status {
+        404 => Ok(()),
+        status => Err(format!("{status}")),
+    });
     // Namespaces are apart, and what has a ttl goes.
     assert_eq!(checked.request(http, "PUT", "/v1/kv/n?namespace=3&ttl=0.2", &[], b"x").status, 200);
     assert_eq!(checked.request(http, "GET", "/v1/kv/n", &[], b"").status, 404);

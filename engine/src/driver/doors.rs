@@ -16,6 +16,7 @@ use super::gateway::Gateway;
 use super::mesh::ConnectionSlot;
 use super::{DoorKind, Doors, Driver, MeshMessage, greet, http, resp};
 use crate::config::Config;
+use crate::http::reply::Problem;
 
 /// A connection that has not said hello by then is closed.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
@@ -117,14 +118,20 @@ pub(super) fn serve_door(driver: &Rc<Driver>, kind: DoorKind, fd: OwnedFd, slot:
 
 /// Tells a client that there are too many, if that can be said without waiting, and closes.
 fn turn_away(kind: DoorKind, fd: OwnedFd) {
-    let refusal: &[u8] = match kind {
-        DoorKind::Resp | DoorKind::RespCluster => b"-ERR max number of clients reached\r\n",
+    let refusal = match kind {
+        DoorKind::Resp | DoorKind::RespCluster => "-ERR max number of clients reached\r\n".to_owned(),
         DoorKind::Http => {
-            b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+            let body = Problem::too_many_connections().into_reply().body;
+            let body = String::from_utf8_lossy(&body);
+            format!(
+                "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n\
+                 connection: close\r\ncontent-length: {}\r\n\r\n{body}",
+                body.len()
+            )
         }
     };
     let mut stream = TcpStream::from(fd);
-    let told = stream.set_nonblocking(true).and_then(|()| stream.write_all(refusal));
+    let told = stream.set_nonblocking(true).and_then(|()| stream.write_all(refusal.as_bytes()));
     tracing::debug!(?kind, told = told.is_ok(), "turned a connection away: limits.connections_max");
 }
 

@@ -118,6 +118,7 @@ pub(super) async fn serve(gateway: Gateway, door: Rc<Door>, fd: OwnedFd, slot: C
 
 /// Answers one request.
 async fn answer(gateway: &Gateway, door: &Rc<Door>, request: Request<Incoming>) -> Response<ReplyBody> {
+    let begun = Instant::now();
     let (parts, body) = request.into_parts();
     let text = |name: HeaderName| parts.headers.get(name).and_then(|value| value.to_str().ok());
     let head = Head {
@@ -141,6 +142,7 @@ async fn answer(gateway: &Gateway, door: &Rc<Door>, request: Request<Incoming>) 
         Some(held) => (reply, held),
         None => (Problem::busy().into_reply(), Held::nothing(&door.held_bytes)),
     };
+    gateway.http_requests().record(head.path, reply.status, begun.elapsed());
     let mut response = response_of(reply, held);
     if open {
         response.headers_mut().insert("access-control-allow-origin", HeaderValue::from_static("*"));

@@ -10,6 +10,7 @@ use net::protocol::{Reply, Request};
 use net::transport::Handoff;
 
 use crate::core::{ConnectionId, CoreStatus, Origin};
+use crate::http::requests::Requests;
 use crate::resp::Registry;
 use crate::store::StoreStats;
 
@@ -80,6 +81,8 @@ pub struct Mesh {
     connections: Arc<AtomicUsize>,
     /// The Redis connections of the node.
     pub redis: Arc<Registry>,
+    /// What became of the HTTP requests of the node.
+    pub http: Arc<Requests>,
     from: flume::Receiver<MeshMessage>,
 }
 
@@ -89,6 +92,7 @@ impl Mesh {
         let (to, from): (Vec<_>, Vec<_>) = (0..cores).map(|_| flume::unbounded()).unzip();
         let connections = Arc::new(AtomicUsize::new(0));
         let redis = Arc::new(Registry::default());
+        let http = Arc::new(Requests::default());
         (0..cores)
             .zip(from)
             .map(|(core, from)| Mesh {
@@ -96,6 +100,7 @@ impl Mesh {
                 to: to.clone(),
                 connections: connections.clone(),
                 redis: redis.clone(),
+                http: http.clone(),
                 from,
             })
             .collect()

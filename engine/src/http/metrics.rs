@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
 use std::time::Duration;
 
+use super::requests::Requests;
 use crate::core::{CoreStatus, Durations, ShardStatus, Stages};
 use crate::store::StoreStats;
 
@@ -89,7 +90,12 @@ const STORE_GAUGES: &[Metric<StoreStats>] = &[
 ];
 
 /// The document. `stores` are the engines' figures by shard, as last taken.
-pub fn render(facts: &NodeFacts, cores: &[CoreStatus], stores: &BTreeMap<u32, StoreStats>) -> String {
+pub fn render(
+    facts: &NodeFacts,
+    cores: &[CoreStatus],
+    stores: &BTreeMap<u32, StoreStats>,
+    requests: &Requests,
+) -> String {
     let mut text = Text::default();
     let version = env!("CARGO_PKG_VERSION");
     text.family("info", "gauge", "The node and its version.");
@@ -109,6 +115,7 @@ pub fn render(facts: &NodeFacts, cores: &[CoreStatus], stores: &BTreeMap<u32, St
         }
     }
     stages(&mut text, cores);
+    http_requests(&mut text, requests);
     for (name, help, value) in SHARD_GAUGES {
         text.family(name, "gauge", help);
         for (core, shard) in cores.iter().flat_map(|core| core.shards.iter().map(move |it| (core.core, it))) {
@@ -130,22 +137,42 @@ fn stages(text: &mut Text, cores: &[CoreStatus]) {
         let Stages { replicate, queue, apply, wal } = &*core.stages;
         for (stage, durations) in [("replicate", replicate), ("queue", queue), ("apply", apply), ("wal", wal)]
         {
-            stage_of(text, &format!("core=\"{}\",stage=\"{stage}\"", core.core), durations);
+            histogram(text, "stage_seconds", &format!("core=\"{}\",stage=\"{stage}\"", core.core), durations);
         }
     }
 }
 
-fn stage_of(text: &mut Text, labels: &str, durations: &Durations) {
+fn http_requests(text: &mut Text, requests: &Requests) {
+    let routes: Vec<_> = requests.read().collect();
+    text.family("http_requests_total", "counter", "HTTP requests answered, by route and kind of status.");
+    for (route, by_kind, _) in &routes {
+        for (count, kind) in
+            by_kind.iter().zip(["1xx", "2xx", "3xx", "4xx", "5xx"]).filter(|(count, _)| **count > 0)
+        {
+            text.sample("http_requests_total", format_args!("route=\"{route}\",status=\"{kind}\""), count);
+        }
+    }
+    text.family(
+        "http_request_seconds",
+        "histogram",
+        "From the head of an HTTP request to its answer, by route.",
+    );
+    for (route, _, durations) in &routes {
+        histogram(text, "http_request_seconds", &format!("route=\"{route}\""), durations);
+    }
+}
+
+fn histogram(text: &mut Text, name: &str, labels: &str, durations: &Durations) {
     let mut below = 0;
     for (bucket, count) in durations.buckets.iter().enumerate() {
         below += count;
         let bound = Durations::bound_us(bucket).map(|bound| Duration::from_micros(bound).as_secs_f64());
         let bound = bound.map_or("+Inf".to_owned(), |bound| bound.to_string());
-        text.sample("stage_seconds_bucket", format_args!("{labels},le=\"{bound}\""), below);
+        text.sample(&format!("{name}_bucket"), format_args!("{labels},le=\"{bound}\""), below);
     }
     let sum = Duration::from_micros(durations.sum_us).as_secs_f64();
-    text.sample("stage_seconds_sum", labels, sum);
-    text.sample("stage_seconds_count", labels, durations.count);
+    text.sample(&format!("{name}_sum"), labels, sum);
+    text.sample(&format!("{name}_count"), labels, durations.count);
 }
 
 #[derive(Default)]

@@ -95,6 +95,13 @@ impl Problem {
             .with("retry-after", "1")
     }
 
+    /// A connection over the limit; nothing was read from it.
+    pub fn too_many_connections() -> Problem {
+        let message =
+            "the node has as many connections as limits.connections_max allows; close some, or raise it";
+        Problem::new(503, "too_many_connections", message).with("retry-after", "1")
+    }
+
     /// A shard's refusal; a write was not executed.
     pub fn refused(refusal: &Refusal) -> Problem {
         let not_now = |code, message: String| Problem::new(503, code, message).with("retry-after", "1");

@@ -162,11 +162,7 @@ pub struct Routed {
 
 /// Finds out what a request asks for.
 pub fn route(head: &Head<'_>) -> Result<Routed, Problem> {
-    let is_there = |entry: &&Entry| match entry.path {
-        KV => head.path.starts_with(KV),
-        path => head.path == path,
-    };
-    let Some(entry) = ENTRIES.iter().find(is_there) else {
+    let Some(entry) = number_of(head.path).map(|number| &ENTRIES[number]) else {
         let message = format!("there is nothing at {}; /openapi.json lists what there is", head.path);
         return Err(Problem::new(404, "no_route", message));
     };
@@ -296,10 +292,8 @@ pub fn write_options(
             return Err(Problem::invalid("`consistency` of a write is one of: strong, leader, eventual"));
         }
     };
-    if condition != Condition::None && (ttl.is_some() || consistency != WriteConsistency::Strong) {
-        return Err(Problem::invalid(
-            "a conditional change is strong and without ttl: leave `ttl` and `consistency` out",
-        ));
+    if condition != Condition::None && consistency != WriteConsistency::Strong {
+        return Err(Problem::invalid("a conditional change is strong: leave `consistency` out"));
     }
     let ttl_ms = ttl.map(ttl_ms).transpose()?;
     Ok(WriteOptions { namespace, consistency, ttl_ms, condition })
@@ -351,6 +345,19 @@ fn scan_of(query: &str) -> Result<Scan, Problem> {
         limit: query.number("limit", 1..=SCAN_LIMIT_MAX)?.unwrap_or(SCAN_LIMIT),
         values,
         consistency: read_consistency(&query)?,
+    })
+}
+
+/// The paths of all routes; each counts for itself in the metrics.
+pub fn paths() -> impl ExactSizeIterator<Item = &'static str> {
+    ENTRIES.iter().map(|entry| entry.path)
+}
+
+/// Which of [`paths`] a path belongs to.
+pub fn number_of(path: &str) -> Option<usize> {
+    ENTRIES.iter().position(|entry| match entry.path {
+        KV => path.starts_with(KV),
+        known => path == known,
     })
 }
 

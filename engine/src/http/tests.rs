@@ -1,10 +1,13 @@
 //! Heads, parameters and bodies; and that the OpenAPI document lists the routes there are.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use net::protocol::{ReadConsistency, Refusal, WriteConsistency};
 
 use super::body::{set_of_form, set_of_json};
 use super::reply::Problem;
+use super::requests::Requests;
 use super::route::{self, Condition, Head, Read, Route, Routed};
 use super::{OPENAPI, PAGE, cluster, metrics, scan};
 use crate::http;
@@ -83,7 +86,8 @@ fn conditions_are_versions() {
         assert_eq!(put(if_match, if_none_match), None, "{if_match:?} {if_none_match:?}");
     }
     let with_ttl = Head { if_match: Some("*"), ..head("PUT", "/v1/kv/a?ttl=5") };
-    assert!(route::route(&with_ttl).is_err(), "a swap takes no ttl");
+    let Ok(Routed { route: Route::PutRaw(_, options), .. }) = route::route(&with_ttl) else { panic!() };
+    assert_eq!((options.ttl_ms, options.condition), (Some(5000), Condition::Present));
     let known = Head { if_none_match: Some("\"9\""), ..head("GET", "/v1/kv/a?consistency=stale") };
     let Ok(Routed { route: Route::GetRaw(read, Some(9)), .. }) = route::route(&known) else { panic!() };
     assert_eq!(read.consistency, ReadConsistency::Stale);
@@ -172,7 +176,27 @@ fn the_openapi_document_lists_the_routes_there_are() {
 fn metrics_are_one_family_after_the_other() {
     let core = crate::core::CoreStatus { core: 1, inflight_bytes: 77, ..Default::default() };
     let facts = metrics::NodeFacts { node: 3, ..Default::default() };
-    let text = metrics::render(&facts, &[core], &[(5, crate::store::StoreStats::default())].into());
+    let requests = Requests::default();
+    for (path, status, ms) in [("/get", 200, 3), ("/get", 404, 5), ("/v1/kv/a", 200, 1), ("/nowhere", 404, 1)]
+    {
+        requests.record(path, status, Duration::from_millis(ms));
+    }
+    let stores = [(5, crate::store::StoreStats::default())].into();
+    let text = metrics::render(&facts, &[core], &stores, &requests);
+    for line in [
+        "ringkv_http_requests_total{route=\"/get\",status=\"2xx\"} 1",
+        "ringkv_http_requests_total{route=\"/get\",status=\"4xx\"} 1",
+        "ringkv_http_requests_total{route=\"/v1/kv/\",status=\"2xx\"} 1",
+        "ringkv_http_requests_total{route=\"other\",status=\"4xx\"} 1",
+        "ringkv_http_request_seconds_bucket{route=\"/get\",le=\"0.002048\"} 0",
+        "ringkv_http_request_seconds_bucket{route=\"/get\",le=\"0.004096\"} 1",
+        "ringkv_http_request_seconds_bucket{route=\"/get\",le=\"+Inf\"} 2",
+        "ringkv_http_request_seconds_sum{route=\"/get\"} 0.008",
+        "ringkv_http_request_seconds_count{route=\"/get\"} 2",
+    ] {
+        assert!(text.lines().any(|it| it == line), "{line} is not in {text}");
+    }
+    assert!(!text.contains("route=\"/set\""), "what nobody asked takes no room");
     assert!(text.contains("\nringkv_inflight_bytes{core=\"1\"} 77\n"), "{text}");
     assert!(text.contains("\nringkv_store_table_bytes{shard=\"5\"} 0\n"), "{text}");
     let mut family = "";

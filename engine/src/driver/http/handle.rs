@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use hyper::body::Incoming;
 use net::protocol::{
-    Answer, Expected, Freshness, Mutation, MutationOutcome, Op, ReadConsistency, ScanItem, WriteConsistency,
+    Access, Answer, Expected, Freshness, Mutation, MutationOutcome, Op, Program, ProgramCommand,
+    ReadConsistency, ScanItem, Watched, WriteConsistency,
 };
-use net::slot::SLOT_COUNT;
+use net::slot::{SLOT_COUNT, slot_of};
 use net::types::Value;
 use serde_json::{Map, json};
 
@@ -113,7 +114,7 @@ fn metrics_of(gateway: &Gateway, door: &Door) -> String {
         resident_bytes: resident_bytes().unwrap_or(0),
         uptime_seconds: door.started.elapsed().as_secs_f64(),
     };
-    metrics::render(&facts, &gateway.statuses(), &door.stores.borrow())
+    metrics::render(&facts, &gateway.statuses(), &door.stores.borrow(), gateway.http_requests())
 }
 
 fn resident_bytes() -> Option<u64> {
@@ -210,18 +211,20 @@ async fn write(
     value: Option<Bytes>,
     options: WriteOptions,
 ) -> Result<Done, Problem> {
-    let swap = |expected| Mutation::CompareAndSwap { key: key.clone(), expected, new: value.clone() };
+    let swap = |expected| swap(gateway, key, value.clone(), options, expected);
     let mutation = match (options.condition, value.clone()) {
         (Condition::None, Some(value)) => Mutation::Put { key: key.clone(), value, ttl_ms: options.ttl_ms },
         (Condition::None, None) => Mutation::Delete { key: key.clone() },
-        (Condition::Absent, _) => swap(Expected::Absent),
-        (Condition::Version(version), _) => swap(Expected::Version(version)),
+        (Condition::Absent, _) => return swap(Expected::Absent).await?.map_err(Problem::mismatch),
+        (Condition::Version(version), _) => {
+            return swap(Expected::Version(version)).await?.map_err(Problem::mismatch);
+        }
         (Condition::Present, _) => {
             for _ in 0..PRESENT_ATTEMPTS_MAX {
                 let consistency = ReadConsistency::Linearizable;
                 let read = Read { namespace: options.namespace, key: key.clone(), consistency };
                 let version = get(gateway, &read).await?.0.ok_or_else(|| Problem::mismatch(None))?.version;
-                match mutate(gateway, key, options, swap(Expected::Version(version))).await? {
+                match swap(Expected::Version(version)).await? {
                     Ok(done) => return Ok(done),
                     Err(_changed_meanwhile) => {}
                 }
@@ -231,6 +234,41 @@ async fn write(
         }
     };
     mutate(gateway, key, options, mutation).await?.map_err(Problem::mismatch)
+}
+
+/// Makes a change if the key is as expected; else the version found.
+async fn swap(
+    gateway: &Gateway,
+    key: &Bytes,
+    new: Option<Bytes>,
+    options: WriteOptions,
+    expected: Expected,
+) -> Result<Result<Done, Option<u64>>, Problem> {
+    let (Some(value), Some(ttl_ms)) = (&new, options.ttl_ms) else {
+        let swap = Mutation::CompareAndSwap { key: key.clone(), expected, new };
+        return mutate(gateway, key, options, swap).await;
+    };
+    // A compare-and-swap knows no time to live, but a program that watches the version does.
+    let version = if let Expected::Version(version) = expected { version } else { 0 };
+    let namespace = options.namespace;
+    let word = |word: &'static str| Bytes::from_static(word.as_bytes());
+    let args = vec![word("SET"), key.clone(), value.clone(), word("PX"), ttl_ms.to_string().into()];
+    let program = Program {
+        slot: slot_of(key),
+        watched: vec![Watched { namespace, key: key.clone(), version }],
+        commands: vec![ProgramCommand { namespace, args }],
+    };
+    let op = Op::Execute { program, consistency: Access::Write(WriteConsistency::Strong) };
+    match call(gateway, namespace, gateway.shard_of_key(key), op).await? {
+        Answer::Executed { index, replies: Some(replies), .. } if replies.starts_with(b"+") => {
+            Ok(Ok(Done::Stored(index)))
+        }
+        Answer::Executed { replies: None, .. } => {
+            let read = Read { namespace, key: key.clone(), consistency: ReadConsistency::Linearizable };
+            Ok(Err(get(gateway, &read).await?.0.map(|found| found.version)))
+        }
+        _ => Err(unexpected()),
+    }
 }
 
 /// Makes one change; the version found when its condition does not hold.
