@@ -260,6 +260,7 @@ fn namespaces_are_apart(client: &mut Redis) {
 
 /// Also while nobody writes.
 fn what_expires_is_counted_no_more(clients: &mut [Redis]) {
+    assert_eq!(clients[0].ask("FLUSHALL"), Value::OK);
     let sets: Vec<String> = (0..300).map(|number| format!("SET passing:{number} v PX 300")).collect();
     let sets: Vec<&str> = sets.iter().map(String::as_str).collect();
     assert!(clients[0].ask_all(&sets).iter().all(|reply| *reply == Value::OK));
