@@ -38,7 +38,13 @@ pub struct View<'a> {
     pub replace_after: Nanos,
     /// Shards that may be on their way at a time.
     pub moves_max: usize,
+    /// The time.
+    pub now: Nanos,
 }
+
+/// How long a node that leaves must have nothing left before it is removed: its last replicas are told meanwhile that
+/// they are not needed any more, which they hear from nobody once the node is out of the map.
+const DRAINED_FOR: Nanos = Nanos::from_millis(10_000);
 
 impl View<'_> {
     fn is_dead(&self, node: u64) -> bool {
@@ -122,6 +128,8 @@ struct Goal {
 #[derive(Clone, Debug, Default)]
 pub struct Controller {
     goal: Option<Goal>,
+    /// The nodes that leave and have nothing left, and since when.
+    drained: BTreeMap<u64, Nanos>,
 }
 
 impl Controller {
@@ -134,7 +142,7 @@ impl Controller {
             // Without an account of every group there is no telling where things are.
             return None;
         }
-        if let Some(node) = drained(view) {
+        if let Some(node) = self.drained(view) {
             return Some(What::RemoveNode { node });
         }
         let goal = self.goal(view);
@@ -172,6 +180,15 @@ impl Controller {
             to: place.nodes.clone(),
         });
         (moving, waiting.collect())
+    }
+
+    /// A node that leaves and has had nothing left for long enough.
+    fn drained(&mut self, view: &View<'_>) -> Option<u64> {
+        let free = view.map.nodes.iter().filter(|node| node.leaving && is_free(view, node.id));
+        let since = |node: &NodeInfo| self.drained.get(&node.id).copied().unwrap_or(view.now);
+        self.drained = free.map(|node| (node.id, since(node))).collect();
+        let mut drained = self.drained.iter();
+        drained.find(|(_, since)| view.now.since(**since) >= DRAINED_FOR).map(|(node, _)| *node)
     }
 
     fn goal(&mut self, view: &View<'_>) -> &mut Goal {
@@ -239,16 +256,13 @@ fn is_lost(view: &View<'_>, shard: u32) -> bool {
     view.current(shard).iter().any(|id| view.is_dead(*id) || view.map.node(*id).is_none())
 }
 
-/// A node that is leaving and has nothing left.
-fn drained(view: &View<'_>) -> Option<u64> {
-    let is_free = |node: &&NodeInfo| {
-        view.map.shards.iter().all(|shard| {
-            let placed = &shard.plan.placed;
-            let reported = view.members(shard.id).is_none_or(|members| members.contains(&node.id));
-            !placed.is_empty() && !placed.contains(&node.id) && !reported
-        })
-    };
-    view.map.nodes.iter().filter(|node| node.leaving).find(is_free).map(|node| node.id)
+/// Whether no shard is placed on a node, and no group reports a member there.
+fn is_free(view: &View<'_>, node: u64) -> bool {
+    view.map.shards.iter().all(|shard| {
+        let placed = &shard.plan.placed;
+        let reported = view.members(shard.id).is_none_or(|members| members.contains(&node));
+        !placed.is_empty() && !placed.contains(&node) && !reported
+    })
 }
 
 /// A shard was cut in two when both halves say so.

@@ -21,6 +21,7 @@ mod harm;
 pub mod history;
 mod network;
 mod node;
+mod operators;
 mod oracle;
 mod perform;
 mod plan;
@@ -112,6 +113,8 @@ pub struct Counts {
     pub damaged: u64,
     /// Changes of the members asked for and begun.
     pub member_changes: u64,
+    /// Nodes that joined later.
+    pub joined: u64,
 }
 
 impl Counts {
@@ -125,6 +128,7 @@ impl Counts {
         self.wiped += other.wiped;
         self.damaged += other.damaged;
         self.member_changes += other.member_changes;
+        self.joined += other.joined;
     }
 }
 

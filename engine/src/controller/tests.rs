@@ -12,6 +12,7 @@ struct World {
     silent: BTreeMap<u64, Nanos>,
     controller: Controller,
     moves_max: usize,
+    now: Nanos,
     /// Replicas that were made.
     made: usize,
     most_moving: usize,
@@ -47,6 +48,7 @@ impl World {
             silent: BTreeMap::new(),
             controller: Controller::default(),
             moves_max: 2,
+            now: Nanos::ZERO,
             made: 0,
             most_moving: 0,
         };
@@ -78,6 +80,7 @@ impl World {
             silent: &self.silent,
             replace_after: Nanos::from_millis(1_000),
             moves_max: self.moves_max,
+            now: self.now,
         };
         look(&mut self.controller, &view)
     }
@@ -93,9 +96,10 @@ impl World {
 
     /// Lets the controller and the groups work until nothing is left to do; the controller is lost now and then.
     fn settle(&mut self) {
+        let mut quiet = 0;
         for step in 0.. {
             assert!(step < 10_000, "it comes to no end");
-            if step % 7 == 3 {
+            if step % 23 == 3 {
                 self.controller = Controller::default();
             }
             let what = self.with_view(|controller, view| controller.next(view));
@@ -105,7 +109,9 @@ impl World {
             }
             let moving = self.moving();
             self.most_moving = self.most_moving.max(moving.len());
-            if idle && moving.is_empty() {
+            self.now = self.now.saturating_add(Nanos::from_millis(1_000));
+            quiet = if idle && moving.is_empty() { quiet + 1 } else { 0 };
+            if quiet > 40 {
                 return;
             }
             // One of them arrives, in its own time.

@@ -144,6 +144,7 @@ impl Core {
             silent: &silent,
             replace_after: self.config.replace_after,
             moves_max: self.config.moves_max,
+            now: self.now,
         };
         look(&mut self.control.controller, &view)
     }
@@ -249,6 +250,7 @@ impl Core {
             silent: &silent,
             replace_after: self.config.replace_after,
             moves_max: self.config.moves_max,
+            now: self.now,
         };
         let (moving, waiting) = Controller::default().progress(&view);
         ClusterAccount { epoch: map.epoch, moving, waiting, map: Some(map), ..ClusterAccount::default() }

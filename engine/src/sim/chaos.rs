@@ -42,6 +42,10 @@ pub enum Chaos {
     Flush,
     /// An administrator changes the members of a shard.
     Members,
+    /// An operator changes the cluster: its nodes, or where a shard is.
+    Operator,
+    /// A node asks to be taken in.
+    Join(usize),
     /// An administrator moves a leadership.
     Transfer,
     /// An administrator asks for a snapshot or a compaction.
@@ -53,19 +57,23 @@ pub enum Chaos {
 }
 
 /// The connection of administrators: no client has it.
-const ADMIN: ConnectionId = ConnectionId(u64::MAX);
+pub(super) const ADMIN: ConnectionId = ConnectionId(u64::MAX);
 
 impl World {
     /// Plans the first of each fault.
     pub(super) fn begin_chaos(&mut self) {
         use Chaos::{
-            Crash, Flush, FullDisk, Jump, Lull, Maintain, Members, Partition, Pause, SlowDisk, Transfer,
+            Crash, Flush, FullDisk, Jump, Lull, Maintain, Members, Operator, Partition, Pause, SlowDisk,
+            Transfer,
         };
-        let all =
-            [Crash, Partition, SlowDisk, FullDisk, Jump, Pause, Flush, Members, Transfer, Maintain, Lull];
+        let all = [
+            Crash, Partition, SlowDisk, FullDisk, Jump, Pause, Flush, Members, Transfer, Maintain, Lull,
+            Operator,
+        ];
         for chaos in all {
             self.plan_next(chaos);
         }
+        self.plan_joins();
     }
 
     fn interval(&self, chaos: &Chaos) -> u64 {
@@ -79,10 +87,12 @@ impl World {
             Chaos::Pause => plan.time.pause,
             Chaos::Flush => plan.store.flush,
             Chaos::Members => plan.members.change,
+            Chaos::Operator => plan.members.operator,
             Chaos::Transfer => plan.members.transfer,
             Chaos::Maintain => plan.members.maintain,
             Chaos::Lull => plan.workload.lull,
             Chaos::Restart(_)
+            | Chaos::Join(_)
             | Chaos::Strike(_)
             | Chaos::Blackout
             | Chaos::Reconnect(_)
@@ -103,7 +113,7 @@ impl World {
     /// A fault begins or ends.
     pub(super) fn on_chaos(&mut self, chaos: Chaos) -> Verdict {
         // Nothing breaks any more, but a node that did not learn yet what it is to the cluster asks again.
-        if self.healed && !matches!(chaos, Chaos::Restart(_)) {
+        if self.healed && !matches!(chaos, Chaos::Restart(_) | Chaos::Join(_)) {
             return Ok(());
         }
         match &chaos {
@@ -152,6 +162,8 @@ impl World {
             Chaos::Pause => self.pause(),
             Chaos::Flush => self.flush_some(),
             Chaos::Members => self.change_members(),
+            Chaos::Operator => self.operate_somehow(),
+            Chaos::Join(node) => return self.join(*node),
             Chaos::Transfer => {
                 let node = self.streams.members.coin().then(|| self.some_node_id());
                 self.admin(AdminOp::TransferLeader { node });

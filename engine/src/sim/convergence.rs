@@ -46,7 +46,7 @@ impl World {
                 slot.disk.set_full(false);
                 slot.paused_until = 0;
             }
-            if !self.nodes[node].up {
+            if !self.nodes[node].up && (self.is_founder(node) || self.nodes[node].has_joined) {
                 self.start_node(node)?;
             }
         }
@@ -59,7 +59,7 @@ impl World {
         {
             return Some("clients wait for answers".to_owned());
         }
-        (0..=self.setup.plan.shards).find_map(|shard| self.unwell_shard(shard))
+        (0..=self.setup.plan.shards).find_map(|shard| self.unwell_shard(shard)).or_else(|| self.misplaced())
     }
 
     fn unwell_shard(&self, shard: u32) -> Option<String> {
@@ -92,7 +92,9 @@ impl World {
         }
         let is_member =
             |id: &raft::NodeId| conf_state.voters.contains(id) || conf_state.learners.contains(id);
-        let strangers = (0..self.nodes.len()).filter_map(replica_of).map(|replica| replica.raft.id());
+        let belongs = |node: &usize| self.map_with(self.nodes[*node].id).is_some();
+        let strangers =
+            (0..self.nodes.len()).filter(belongs).filter_map(replica_of).map(|replica| replica.raft.id());
         strangers.filter(|id| !is_member(id)).map(|id| format!("{id} is no member of shard {shard}")).next()
     }
 }

@@ -68,7 +68,7 @@ impl World {
     }
 
     /// The members of a group, as its leader knows them.
-    fn conf_state(&self, shard: u32) -> Option<ConfState> {
+    pub(super) fn conf_state(&self, shard: u32) -> Option<ConfState> {
         let core = crate::placement::core_of(shard, self.setup.plan.cores);
         let core = usize::try_from(core).expect("few cores");
         let replicas = self.nodes.iter().filter_map(|node| node.cores[core].running.as_ref()?.replica(shard));

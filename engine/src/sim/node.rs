@@ -94,6 +94,8 @@ pub struct Node {
     pub up: bool,
     /// Counts processes: what belongs to a former one is dropped.
     pub life: u64,
+    /// Whether it belongs to the cluster, if it was not there at the beginning.
+    pub has_joined: bool,
     /// The cluster map on its disk.
     pub map: Option<Arc<ClusterMap>>,
     /// Snapshots that were received, by their place.
@@ -136,8 +138,8 @@ impl Setup {
             snapshots_sending_max: 2,
             hibernate: plan.hibernate,
             slow_write: Nanos::from_millis(500),
-            replace_after: Nanos::ZERO,
-            moves_max: 2,
+            replace_after: Nanos(plan.members.replace_after),
+            moves_max: plan.members.moves_max,
         }
     }
 
@@ -340,6 +342,7 @@ impl Node {
             },
             up: false,
             life: 0,
+            has_joined: false,
             map: None,
             received: BTreeMap::new(),
         }

@@ -164,6 +164,11 @@ impl World {
         if !self.nodes[to.0].up || self.network.is_cut(from.0, to.0) {
             return;
         }
+        // Nobody listens at the door to a node that does not belong to the cluster.
+        let map = self.nodes[to.0].map.as_deref().unwrap_or(&self.setup.map);
+        if map.node(self.nodes[from.0].id).is_none() {
+            return;
+        }
         for message in &messages {
             note!(
                 self.now,

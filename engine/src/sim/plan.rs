@@ -174,6 +174,14 @@ pub struct Store {
 pub struct Members {
     /// Between two changes of the members.
     pub change: u64,
+    /// Between two changes of the cluster: nodes that leave, shards that are put somewhere.
+    pub operator: u64,
+    /// Nodes that join later.
+    pub joiners: u64,
+    /// Silence after which a node is replaced by others; 0 for never.
+    pub replace_after: u64,
+    /// Shards that move at a time.
+    pub moves_max: usize,
     /// Between two transfers of a leadership.
     pub transfer: u64,
     /// Between two snapshots or compactions that are asked for.
@@ -185,6 +193,7 @@ impl Plan {
     pub fn new(seed: u64, length: u64) -> Plan {
         let mut rng = Rng::new(seed, "plan");
         let rng = &mut rng;
+        let cluster = &mut Rng::new(seed, "cluster");
         let nodes = *rng.pick(&[3, 3, 3, 4, 5]);
         let raft = raft_config(rng);
         Plan {
@@ -207,6 +216,10 @@ impl Plan {
             store: Store::draw(rng),
             members: Members {
                 change: on(rng, 500_000, SECOND, 12 * SECOND),
+                operator: on(cluster, 300_000, SECOND, 10 * SECOND),
+                joiners: *cluster.pick(&[0, 0, 0, 1, 2, 3]),
+                replace_after: on(cluster, 300_000, 2 * SECOND, 10 * SECOND),
+                moves_max: *cluster.pick(&[1, 2, 4]),
                 transfer: on(rng, 500_000, 2 * SECOND, 15 * SECOND),
                 maintain: on(rng, 400_000, 3 * SECOND, 15 * SECOND),
             },

@@ -115,8 +115,9 @@ impl World {
             crash: stream("crash"),
             members: stream("members"),
         };
-        let nodes: Vec<Node> =
-            (1..=plan.nodes).map(|id| Node::new(id, &plan, &mut streams.clock, &mut streams.disk)).collect();
+        let nodes: Vec<Node> = (1..=plan.nodes + plan.members.joiners)
+            .map(|id| Node::new(id, &plan, &mut streams.clock, &mut streams.disk))
+            .collect();
         let cores = usize::try_from(plan.cores).expect("few");
         World {
             now: 0,
@@ -139,7 +140,7 @@ impl World {
 
     /// Runs it to its end.
     pub fn run(&mut self) -> Verdict {
-        for node in 0..self.nodes.len() {
+        for node in (0..self.nodes.len()).filter(|node| self.is_founder(*node)).collect::<Vec<_>>() {
             self.start_node(node)?;
         }
         self.begin_chaos();
@@ -273,7 +274,11 @@ impl World {
             (other.id, other.directory.standing())
         });
         let own = &self.nodes[node];
-        let others = self.nodes.iter().map(|other| other.id).filter(|other| *other != own.id).collect();
+        if !self.is_founder(node) {
+            return self.settle_again(node);
+        }
+        let founders = 1..=self.setup.plan.nodes;
+        let others = founders.filter(|other| *other != own.id).collect();
         let decision = bootstrap::decide(own.id, own.directory.store, &others, &answers.collect());
         let directory = &mut self.nodes[node].directory;
         match decision {
@@ -285,6 +290,14 @@ impl World {
                 (directory.stage, directory.founders) = (Stage::Replacing, founders);
             }
         }
+        true
+    }
+
+    /// A node that joined once has lost its disks: it joins again, if it reaches somebody who knows it.
+    fn settle_again(&mut self, node: usize) -> bool {
+        let Some(map) = self.map_with(self.nodes[node].id) else { return false };
+        self.nodes[node].map = Some(map);
+        self.nodes[node].directory.stage = Stage::Replacing;
         true
     }
 
