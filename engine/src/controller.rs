@@ -44,7 +44,10 @@ pub struct View<'a> {
 
 /// How long a node that leaves must have nothing left before it is removed: its last replicas are told meanwhile that
 /// they are not needed any more, which they hear from nobody once the node is out of the map.
-const DRAINED_FOR: Nanos = Nanos::from_millis(10_000);
+/// They must be able to hear it: only the time counts in which the node was heard, unless it is dead.
+const DRAINED_FOR: Nanos = Nanos::from_millis(15_000);
+/// Silence after which a node counts as not heard.
+const HEARD_WITHIN: Nanos = Nanos::from_millis(2_000);
 
 impl View<'_> {
     fn is_dead(&self, node: u64) -> bool {
@@ -184,7 +187,12 @@ impl Controller {
 
     /// A node that leaves and has had nothing left for long enough.
     fn drained(&mut self, view: &View<'_>) -> Option<u64> {
-        let free = view.map.nodes.iter().filter(|node| node.leaving && is_free(view, node.id));
+        let hears = |node: u64| {
+            let silent = view.silent.get(&node).copied().unwrap_or_default();
+            silent < HEARD_WITHIN || view.is_dead(node)
+        };
+        let leaving = view.map.nodes.iter().filter(|node| node.leaving && hears(node.id));
+        let free = leaving.filter(|node| is_free(view, node.id));
         let since = |node: &NodeInfo| self.drained.get(&node.id).copied().unwrap_or(view.now);
         self.drained = free.map(|node| (node.id, since(node))).collect();
         let mut drained = self.drained.iter();

@@ -115,8 +115,9 @@ impl Core {
     pub(super) fn watch_peers(&mut self) {
         let raft = &self.config.raft;
         let (pause, timeout) = (raft.tick.times(raft.heartbeat_ticks), raft.election_timeout());
+        // The controller, too, wants to know who lives.
+        self.outbox.send_signs_of_life(self.now, pause, &mut self.effects);
         if self.config.hibernate {
-            self.outbox.send_signs_of_life(self.now, pause, &mut self.effects);
             self.ask_in_sleep();
         }
         for (node, core, cores) in self.outbox.newly_silent(self.now, timeout) {

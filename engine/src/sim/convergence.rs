@@ -92,7 +92,8 @@ impl World {
         }
         let is_member =
             |id: &raft::NodeId| conf_state.voters.contains(id) || conf_state.learners.contains(id);
-        let belongs = |node: &usize| self.map_with(self.nodes[*node].id).is_some();
+        let map = self.newest_map();
+        let belongs = |node: &usize| map.node(self.nodes[*node].id).is_some();
         let strangers =
             (0..self.nodes.len()).filter(belongs).filter_map(replica_of).map(|replica| replica.raft.id());
         strangers.filter(|id| !is_member(id)).map(|id| format!("{id} is no member of shard {shard}")).next()

@@ -97,10 +97,15 @@ impl World {
         self.push(place, Event::Request { origin: Origin { core: 0, connection: ADMIN }, request });
     }
 
+    /// The newest map that a running node has.
+    pub(super) fn newest_map(&self) -> &ClusterMap {
+        let maps = self.nodes.iter().filter(|node| node.up).filter_map(|node| node.map.as_deref());
+        maps.max_by_key(|map| map.epoch).unwrap_or(&self.setup.map)
+    }
+
     /// What is not yet as the cluster map says.
     pub(super) fn misplaced(&self) -> Option<String> {
-        let maps = || self.nodes.iter().filter(|node| node.up).filter_map(|node| node.map.as_deref());
-        let newest = maps().max_by_key(|map| map.epoch)?;
+        let newest = self.newest_map();
         let behind = self.nodes.iter().find(|node| {
             let known = node.map.as_deref().map_or(1, |map| map.epoch);
             node.up && newest.node(node.id).is_some() && known < newest.epoch

@@ -185,8 +185,12 @@ impl World {
         let place = self.place(to.0, to.1);
         let core = u32::try_from(from.1).expect("few cores");
         let node = self.nodes[from.0].id;
-        // Each frame comes with the hello of its connection.
-        self.push(place, Event::PeerLinked { node, vote_hold: self.setup.plan.raft_of(node).vote_hold() });
+        // The first frame between two processes comes with the hello of its connection.
+        let link = (place.node, place.core, place.life, from.0, from.1, self.nodes[from.0].life);
+        if self.links.insert(link) {
+            let vote_hold = self.setup.plan.raft_of(node).vote_hold();
+            self.push(place, Event::PeerLinked { node, vote_hold });
+        }
         self.push(place, Event::Peer { node, core, messages });
     }
 

@@ -91,6 +91,8 @@ pub struct World {
     pub(super) counts: Counts,
     /// Replicas, by shard and Raft id, whose data are gone for good.
     pub(super) lost: BTreeSet<(u32, u64)>,
+    /// Processes that have heard of each other: node, core and life of both.
+    pub(super) links: BTreeSet<(usize, usize, u64, usize, usize, u64)>,
     queue: BinaryHeap<Reverse<(u64, u64, usize)>>,
     happenings: Vec<Option<Happening>>,
     free: Vec<usize>,
@@ -129,6 +131,7 @@ impl World {
             healed: false,
             counts: Counts::default(),
             lost: BTreeSet::new(),
+            links: BTreeSet::new(),
             queue: BinaryHeap::new(),
             happenings: Vec::new(),
             free: Vec::new(),
