@@ -115,7 +115,7 @@ impl Node {
                     let applied = batches.into_iter().map(|batch| {
                         let machine = machines.get_mut(&batch.replica).expect("one per replica");
                         let applied = machine.apply(&batch.entries).expect("an engine in memory");
-                        batch.done(applied, machine.clock_ms())
+                        batch.done(applied, machine.times())
                     });
                     self.events.push_back(Event::Applied(applied.collect()));
                 }
