@@ -69,6 +69,9 @@ impl StorageEngine for BTreeEngine {
                 Write::Delete { key } => {
                     state.map.remove(*key);
                 }
+                Write::DeleteRange { start, end } => {
+                    state.map.retain(|key, _| key[..] < **start || key[..] >= **end);
+                }
             }
         }
         state.applied = writes.applied;

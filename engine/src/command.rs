@@ -1,5 +1,5 @@
 //! What the payload of a Raft entry says: a leader-stamped command of one or more mutations, or a program of commands
-//! ([`encode_program`]) that the state machine executes.
+//! ([`encode_program`]) that the state machine executes; or that the shard is cut in two ([`Division`]).
 //!
 //! The leader encodes a command once ([`encode`]); every replica reads it in place ([`decode`]). The
 //! layout is chosen so that apply copies nothing: the key already stands in its stored form and the
@@ -24,15 +24,17 @@
 //! - Every record of a command carries the command's version.
 
 mod decode;
+mod division;
 mod encode;
 mod key;
 mod program;
 mod record;
 
 pub use decode::{DecodeError, Ops, decode, removal_time};
+pub use division::Division;
 pub use encode::{encode, encode_removal};
 pub use key::{KeyError, META_TAG, STORED_KEY_PREFIX_BYTES, StoredKey, StoredKeyBuf, slot_range_end};
-pub(crate) use key::{SESSION_RANGE, session_client, session_key};
+pub(crate) use key::{SESSION_RANGE, SLOT_LAST, session_client, session_key, slot_range_start};
 pub use program::{NewCommand, NewWatched, Program, Watched, encode_program, program_bytes};
 pub use record::{RECORD_HEADER_BYTES, Record, RecordError, ValueKind};
 
@@ -155,6 +157,15 @@ pub struct Command<'a> {
     /// What it is instead of mutations.
     pub program: Option<Program<'a>>,
     ops: Ops<'a>,
+}
+
+impl Op<'_> {
+    /// The key it is about.
+    pub fn key(&self) -> StoredKey<'_> {
+        match self {
+            Self::Put { key, .. } | Self::Delete { key } | Self::CompareAndSwap { key, .. } => *key,
+        }
+    }
 }
 
 impl<'a> Command<'a> {

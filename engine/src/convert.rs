@@ -270,6 +270,7 @@ pub fn mutation<'a>(mutation: &'a protocol::Mutation, place: KeyPlace, now_ms: u
 pub fn outcome(index: u64, outcome: Outcome) -> Result<Answer, Refusal> {
     match outcome {
         Outcome::SessionExpired => Err(Refusal::SessionExpired),
+        Outcome::WrongShard => Err(Refusal::Unavailable { why: crate::replica::SPLITTING.to_owned() }),
         Outcome::Untold => Err(Refusal::Timeout),
         Outcome::Executed(replies) => Ok(Answer::Executed { index, replies, freshness: None }),
         done => {

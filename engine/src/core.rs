@@ -28,6 +28,7 @@ mod balance;
 mod cluster;
 mod compaction;
 mod control;
+mod division;
 mod effect;
 mod event;
 mod expiry;
@@ -49,12 +50,15 @@ pub use crate::replica::{ReadDone, ReadTask, ReplicaId};
 #[cfg(feature = "sim")]
 pub(crate) use apply::machine_entry;
 pub use apply::{Applied, ApplyBatch};
+pub(crate) use division::{Hold, Proposal};
+pub use division::{Kin, Opened};
 pub use effect::{Effect, Engine, Installed, ReceivedSnapshot, SnapshotOffer, TakenSnapshot};
 pub use event::{Event, Origin};
 pub(crate) use snapshots::Incoming;
 pub use stages::{BUCKETS, Durations, Stages};
 pub use status::{CoreStatus, Counters, ShardStatus};
 
+use crate::machine::Domain;
 use crate::placement;
 use crate::replica::{Budget, Replica, WalLog};
 use crate::replica_id;
@@ -122,6 +126,8 @@ pub struct ReplicaSeed {
     pub conf_state: ConfState,
     /// The cluster map as of that entry, if it is the meta shard's.
     pub topology: Option<Topology>,
+    /// The slots that the state machine has on record as its own; `None`: those that the map gives the shard.
+    pub domain: Option<Domain>,
 }
 
 /// A `Ready` whose log records are not flushed yet.
@@ -154,6 +160,8 @@ pub struct Core {
     control: control::Control,
     /// Replicas whose state machines are being opened.
     creating: Vec<replicas::Creating>,
+    /// Streams made for replicas that will be made from other shards'.
+    expected: Vec<division::Expected>,
     /// Removed replicas whose data go once the log says so: by the end of that record.
     removals: VecDeque<(Lsn, Effect)>,
     sending: snapshots::Sending,
@@ -211,6 +219,7 @@ impl Core {
             standing: cluster::Standing::default(),
             control: control::Control::default(),
             creating: Vec::new(),
+            expected: Vec::new(),
             removals: VecDeque::new(),
             sending: snapshots::Sending::default(),
             writes: handover::WriteWatch::default(),
@@ -284,6 +293,8 @@ impl Core {
             Event::SnapshotInstalled { replica, result } => self.on_snapshot_installed(replica, result),
             Event::SnapshotTaken { replica, snapshot } => self.on_snapshot_taken(replica, snapshot),
             Event::ReplicaCreated { replica, engine } => self.on_replica_created(replica, engine),
+            Event::Kin { core, kin } => self.on_kin(core, kin),
+            Event::ReplicaOpened { replica, opened } => self.on_replica_opened(replica, opened),
             Event::Sibling(status) => self.on_sibling(status),
             Event::Map(map) => self.adopt(&map),
             Event::Reports(reports) => self.on_reports(reports),

@@ -307,6 +307,9 @@ impl Driver {
                 let founders = self.map.founders(replica.shard);
                 self.store.maintain(Maintenance::Create { replica, generation, founders });
             }
+            Effect::OpenReplica { replica } => self.store.open(replica),
+            Effect::Reclaim { engine } => self.store.maintain(Maintenance::Reclaim { engine }),
+            Effect::TellKin { core, kin } => self.mesh.send(core, MeshMessage::Kin(self.mesh.core, kin)),
             Effect::DestroyReplica { replica, generation, engine } => {
                 self.store.remove(replica, generation, engine);
             }
@@ -358,6 +361,7 @@ impl Driver {
                 MeshMessage::Map(map) => self.inbox.push(Event::Map(map)),
                 MeshMessage::Reports(reports) => self.inbox.push(Event::Reports(reports)),
                 MeshMessage::Stores(core, figures) => self.on_store_figures(core, figures),
+                MeshMessage::Kin(core, kin) => self.inbox.push(Event::Kin { core, kin }),
                 MeshMessage::Stop => self.stop(),
             }
         }

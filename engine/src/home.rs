@@ -7,6 +7,7 @@
 //!     shard-4-00000000abc/       a later one
 //!       store/                   its storage engine
 //!       snapshots/  incoming/    taken here, and being received: see `store::snapshot`
+//!     draft-shard-7/             a replica that is being made from another shard's: see `store::offspring`
 //!     lost-shard-4/              what a lost replica left, until its successor is a member
 //! ```
 
@@ -17,8 +18,9 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use crate::machine::{Machine, MachineOpenError};
+use crate::machine::{Cut, Machine, MachineOpenError, division};
 use crate::replica_id;
+use crate::store::offspring::{self, OffspringError};
 use crate::store::snapshot::{Library, TakeError};
 use crate::store::{self, MemEngine, RocksEngine, RocksShared, StorageEngine, StoreError};
 
@@ -72,6 +74,29 @@ impl Home {
         self.machine(engine, founders)
     }
 
+    /// Makes the founding replica of a new shard on a core of this node, from the state of the shard that is cut: see
+    /// `store::offspring`.
+    pub fn found(
+        &self,
+        core: u32,
+        parent: &dyn StorageEngine,
+        cut: &Cut,
+        applied: store::Applied,
+    ) -> Result<(), OffspringError> {
+        let node = self.core.parent().expect("a core's folder lies in the data directory");
+        let (core, name) =
+            (node.join(format!("core-{core}")), replica_id::folder(cut.into, replica_id::FOUNDING));
+        let open = |place: &Path| self.open_engine(place);
+        offspring::make(parent, (&core, &name), self.shared.is_some(), &open, |engine| {
+            division::found(engine, cut, applied)
+        })
+    }
+
+    /// Removes what crashes left of replicas being founded.
+    pub fn clear_drafts(&self) -> io::Result<()> {
+        offspring::clear(&self.core)
+    }
+
     /// Opens the snapshots of a replica.
     pub fn library(&self, shard: u32, generation: u64) -> Result<Library, TakeError> {
         Library::open(&self.replica(shard, generation), shard)
@@ -118,16 +143,16 @@ impl Home {
     }
 
     fn engine(&self, dir: &Path) -> Result<Arc<dyn StorageEngine>, HomeError> {
-        let place = dir.join("store");
-        let opened: Result<Arc<dyn StorageEngine>, store::OpenError> = match &self.shared {
-            Some(shared) => {
-                RocksEngine::open(&place, shared).map(|engine| -> Arc<dyn StorageEngine> { Arc::new(engine) })
-            }
-            None => MemEngine::open(&place).map(|engine| -> Arc<dyn StorageEngine> { Arc::new(engine) }),
-        };
-        opened.map_err(|error| match error {
+        self.open_engine(&dir.join("store")).map_err(|error| match error {
             store::OpenError::Corrupt { .. } => HomeError::Damaged(error.to_string()),
             _ => HomeError::Refused(error.to_string()),
+        })
+    }
+
+    fn open_engine(&self, place: &Path) -> Result<Arc<dyn StorageEngine>, store::OpenError> {
+        Ok(match &self.shared {
+            Some(shared) => Arc::new(RocksEngine::open(place, shared)?),
+            None => Arc::new(MemEngine::open(place)?),
         })
     }
 }

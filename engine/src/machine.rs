@@ -10,12 +10,16 @@
 //!   sessions, clock and applied position reach the engine in one atomic write, or in a few where expired values
 //!   are removed in between.
 //! - Applied entries only grow in index; the engine's `applied` is the machine's.
+//! - A key outside of the machine's slots is never read or written by an entry once the machine has slots on record: see
+//!   `division`, which says what becomes of a machine that is cut in two.
 //! - The membership ([`Machine::conf_state`]) is that of the last membership change applied, and lies beside
 //!   the applied position: what is opened again, or installed from a checkpoint, knows who belongs to the group.
 //!
 //! After an error of [`Machine::apply`] the machine must be dropped: its sessions may be ahead of the
 //! engine. Open a new one on the engine to go on.
 
+pub(crate) mod division;
+mod error;
 mod expiry;
 pub(crate) mod membership;
 mod outcome;
@@ -31,15 +35,14 @@ use bumpalo::Bump;
 use bytes::Bytes;
 use raft::confchange::changed;
 use raft::mutation::{self, Mutation};
-use raft::{ConfChangeError, ConfState, EntryKind};
-use thiserror::Error;
+use raft::{ConfState, EntryKind};
 
-use crate::command::{
-    Command, DecodeError, Expected, META_TAG, Op, Record, RecordError, StoredKey, decode, removal_time,
-};
+use crate::command::{Command, Division, Expected, META_TAG, Op, Record, StoredKey, decode, removal_time};
 use crate::store::{Applied, Lookup, ReadTier, StorageEngine, StoreError, Write, WriteSet};
 use crate::topology::{Change, Topology};
 
+pub use division::{Cut, Domain, Slots, SlotsCorrupt};
+pub use error::{ApplyError, MachineOpenError};
 pub use membership::ConfStateCorrupt;
 pub use outcome::{MutationOutcome, Outcome};
 pub(crate) use program::{Budgeted, Halt, ReadBudget, Replies, run_command};
@@ -83,70 +86,6 @@ pub struct AppliedBatch {
     pub changes: Vec<Change>,
 }
 
-/// Why applying failed; every one of them ends the replica as it stands.
-#[derive(Debug, Error)]
-pub enum ApplyError {
-    /// A committed entry cannot be read: a bug, or an entry of a newer version. Stop the node.
-    #[error("entry {index}: {source}")]
-    Decode {
-        /// The entry's index.
-        index: u64,
-        /// What is wrong with the payload.
-        source: DecodeError,
-    },
-    /// The leader stamped another version than the entry's index, so versions would not be unique. A bug.
-    #[error("entry {index} carries a command of version {version}")]
-    Version {
-        /// The entry's index.
-        index: u64,
-        /// The command's version.
-        version: u64,
-    },
-    /// A committed membership change does not fit the membership: a bug, or an entry of a newer version.
-    /// Stop the node.
-    #[error("entry {index}: {source}")]
-    ConfChange {
-        /// The entry's index.
-        index: u64,
-        /// Why it does not fit.
-        source: ConfChangeError,
-    },
-    /// A stored record is damaged: rebuild the replica from its peers by snapshot.
-    #[error("entry {index} meets a damaged record: {source}")]
-    StoredRecord {
-        /// The index of the entry that read it.
-        index: u64,
-        /// What is wrong with the record.
-        source: RecordError,
-    },
-    /// The engine failed; its error says what to do.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
-
-/// Why a machine cannot start on an engine.
-#[derive(Debug, Error)]
-pub enum MachineOpenError {
-    /// The machine's own records are damaged: rebuild the replica from its peers by snapshot.
-    #[error(transparent)]
-    Session(#[from] SessionCorrupt),
-    /// The clock record is damaged: rebuild the replica from its peers by snapshot.
-    #[error("the clock record holds {bytes} bytes instead of 8")]
-    Clock {
-        /// Its length.
-        bytes: usize,
-    },
-    /// The membership record is damaged: rebuild the replica from its peers by snapshot.
-    #[error(transparent)]
-    ConfState(#[from] ConfStateCorrupt),
-    /// The cluster map is damaged: rebuild the replica from its peers by snapshot.
-    #[error(transparent)]
-    Topology(#[from] TopologyCorrupt),
-    /// The engine failed; its error says what to do.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
-
 /// Where the machine's clock is kept, so that a restart or a snapshot cannot turn it back.
 const CLOCK_KEY: [u8; 2] = [META_TAG, b'c'];
 
@@ -163,6 +102,9 @@ pub struct Machine {
     conf_state: ConfState,
     /// Whether the engine holds `conf_state`; a store made before there were membership changes does not.
     conf_state_stored: bool,
+    /// The slots that are the machine's own, if it has a record of them, and whether the engine holds that.
+    domain: Option<Domain>,
+    domain_stored: bool,
     expiries: Expiries,
     /// Entries between two removals of what has expired.
     sweep_every: u64,
@@ -222,6 +164,7 @@ impl Machine {
         let stored = membership::read(engine.as_ref())??;
         let conf_state_stored = stored.is_some();
         let conf_state = stored.unwrap_or(initial);
+        let domain = division::read(engine.as_ref())??;
         let mut applied = engine.applied()?;
         if mutation::active(Mutation::ApplyTwice) {
             applied.index = applied.index.saturating_sub(1);
@@ -235,6 +178,8 @@ impl Machine {
             applied,
             conf_state,
             conf_state_stored,
+            domain,
+            domain_stored: true,
             expiries,
             sweep_every: SWEEP_EVERY,
             scratch: Vec::new(),
@@ -268,6 +213,16 @@ impl Machine {
     /// The cluster map as of [`Machine::applied`], where this is the meta shard's.
     pub fn topology(&self) -> Option<&Topology> {
         self.topology.as_ref()
+    }
+
+    /// The slots that are the machine's own, if they are on record.
+    pub fn domain(&self) -> Option<Domain> {
+        self.domain
+    }
+
+    /// What becomes of the machine at an entry, which is the next to be applied, if that cuts it in two.
+    pub fn cut_by(&self, entry: &MachineEntry) -> Option<Cut> {
+        Cut::of(division_in(entry)?, self.domain, &self.conf_state)
     }
 
     /// How many client sessions are remembered.
@@ -351,15 +306,22 @@ impl Machine {
                 self.applied.index
             );
             let is_full = arena.allocated_bytes() > ARENA_BYTES_MAX;
-            if count > 0 && (is_full || self.sweep_time_before(entry).is_some()) {
+            let division = division_in(entry);
+            if count > 0 && (is_full || division.is_some() || self.sweep_time_before(entry).is_some()) {
                 break;
             }
-            let outcome = self.apply_entry(&mut overlay, arena, entry)?;
+            let outcome = match division {
+                Some(division) => self.divide(&mut overlay, arena, division).map(Some)?,
+                None => self.apply_entry(&mut overlay, arena, entry)?,
+            };
             if entry.want_outcome {
                 outcomes.push(entry.index, outcome.expect("an outcome that is wanted is computed"));
             }
             self.applied = Applied { index: entry.index, term: entry.term };
             count += 1;
+            if division.is_some() {
+                break;
+            }
         }
         self.write(overlay.into_writes(), clock_before)?;
         Ok(count)
@@ -370,8 +332,8 @@ impl Machine {
         let mut scratch = std::mem::take(&mut self.scratch);
         let clock = self.clock_ms.to_le_bytes();
         let records = self.sessions.drain_touched(&mut scratch);
-        let members;
         let topology = std::mem::take(&mut self.topology_records);
+        let (members, domain);
         // The same writes, which may now borrow from here as well.
         let mut writes: Vec<Write<'_>> = commanded;
         for record in &records {
@@ -392,12 +354,49 @@ impl Machine {
             Some(value) => Write::Put { key, value },
             None => Write::Delete { key },
         }));
+        if let Some(own) = self.domain.filter(|_| !self.domain_stored) {
+            domain = division::encode(own);
+            writes.push(Write::Put { key: &division::KEY, value: &domain });
+        }
         self.engine.apply(&WriteSet { applied: self.applied, writes: &writes })?;
         drop(writes);
         self.expiries.written();
         self.conf_state_stored = true;
+        self.domain_stored = true;
         self.scratch = scratch;
         Ok(())
+    }
+
+    /// Cuts the machine in two, or removes what is not its own any more.
+    fn divide<'a>(
+        &mut self,
+        overlay: &mut Overlay<'a>,
+        arena: &'a Bump,
+        division: Division,
+    ) -> Result<Outcome, ApplyError> {
+        let domain = match (division, self.domain) {
+            (Division::Trim, Some(own)) => {
+                division::trim(self.engine.as_ref(), own.slots, overlay, arena)?;
+                Some(Domain { is_trimmed: true, ..own })
+            }
+            (Division::Trim, None) => None,
+            (Division::Split { .. }, _) => Cut::of(division, self.domain, &self.conf_state)
+                .map(|cut| Domain { slots: cut.kept, is_trimmed: false }),
+        };
+        if domain.is_some() {
+            self.domain = domain;
+            self.domain_stored = false;
+        }
+        Ok(Outcome::empty())
+    }
+
+    fn slots(&self) -> Option<Slots> {
+        self.domain.map(|domain| domain.slots)
+    }
+
+    /// Whether a key is none of the machine's.
+    fn is_outside(&self, key: StoredKey<'_>) -> bool {
+        self.slots().is_some_and(|(first, last)| key.slot() < first || key.slot() > last)
     }
 
     /// Applies one entry into the overlay. `None` where nobody needs the outcome.
@@ -432,9 +431,14 @@ impl Machine {
             let context = program::Context {
                 engine: self.engine.as_ref(),
                 clock_ms: self.clock_ms,
+                slots: self.slots(),
                 expiries: &mut self.expiries,
             };
             return program::execute(context, overlay, arena, entry, program).map(Some);
+        }
+        // Before the session is looked at: nothing of it is remembered where its keys are not.
+        if self.domain.is_some() && command.ops().any(|op| self.is_outside(op.key())) {
+            return Ok(Some(Outcome::WrongShard));
         }
         let Some(session) = command.session else {
             return self.execute(overlay, index, &command, entry.want_outcome);
@@ -549,7 +553,7 @@ impl Machine {
     ) -> Result<Option<Current<'a>>, StoreError> {
         match overlay.find(key.as_bytes()) {
             Some(Write::Put { value, .. }) => return Ok(Some(Current::Batch(value))),
-            Some(Write::Delete { .. }) => return Ok(None),
+            Some(Write::Delete { .. } | Write::DeleteRange { .. }) => return Ok(None),
             None => {}
         }
         match self.engine.get(key.as_bytes(), ReadTier::All)? {
@@ -558,6 +562,10 @@ impl Machine {
             Lookup::NotInMemory => unreachable!("a read of every tier answers"),
         }
     }
+}
+
+fn division_in(entry: &MachineEntry) -> Option<Division> {
+    if entry.kind == EntryKind::Normal { Division::decode(&entry.payload) } else { None }
 }
 
 /// A stored value, written earlier in the batch or read from the engine.

@@ -17,7 +17,8 @@ use net::types::RequestId;
 use raft::{ConfState, Entry, Index, LogStorage, Nanos, NodeId, RawNode, Term};
 use wal::StreamId;
 
-use crate::core::{Effect, Incoming, Origin, ReceivedSnapshot, TakenSnapshot};
+use crate::core::{Effect, Hold, Incoming, Origin, Proposal, ReceivedSnapshot, TakenSnapshot};
+use crate::machine::{Domain, Slots};
 use crate::replica_id;
 use crate::store::StorageEngine;
 
@@ -40,6 +41,9 @@ pub struct ReplicaId {
     /// Counts the replicas this process has created.
     pub incarnation: u64,
 }
+
+/// What is told of a key that went, or is about to go, to another shard of which the map does not tell yet.
+pub(crate) const SPLITTING: &str = "the shard is being split; try again";
 
 /// A write that waits for its entry.
 #[derive(Debug)]
@@ -108,8 +112,13 @@ pub(crate) struct Replica {
     pub stream: StreamId,
     pub raft: RawNode<WalLog>,
     pub engine: Arc<dyn StorageEngine>,
-    /// First and last slot of the shard, `None` for the meta shard.
-    pub slots: Option<(u16, u16)>,
+    /// First and last slot of the shard, `None` for the meta shard: as its state machine has them on record, else as the
+    /// map had them when the replica began.
+    pub slots: Option<Slots>,
+    /// Whether its state machine still holds what went to another shard.
+    pub untrimmed: bool,
+    /// Since when the map tells of that other shard, as far as this leader knows.
+    pub listed_since: Option<Nanos>,
     /// The members of the group, as of `conf_index`.
     pub conf_state: ConfState,
     /// The last entry whose effect on the membership is known here.
@@ -135,6 +144,12 @@ pub(crate) struct Replica {
     /// A snapshot that was received.
     pub incoming: Option<Incoming>,
     pub apply: ApplyQueue,
+    /// Committed entries that cut the shard and are not applied yet, oldest first.
+    pub holds: Vec<Hold>,
+    /// The entry by which this replica, as leader, last wanted to cut the shard.
+    pub split: Option<Proposal>,
+    /// Until when it stands for election again and again, while it hears of no leader.
+    pub stands_until: Nanos,
     pub applied_durable: Index,
     /// Up to where the log has been dropped, or was asked to be.
     pub compacted: Index,
@@ -158,6 +173,9 @@ pub(crate) struct Replica {
     pub bytes_since_checkpoint: u64,
     /// The term this replica leads, as its waiters know it.
     pub led_term: Option<Term>,
+    /// The end of the log when that leadership began: what lies before may hold what this leader knows of only once it
+    /// is applied.
+    log_at_election: Index,
     on_flush: VecDeque<Waiter>,
     on_commit: VecDeque<Waiter>,
     on_apply: VecDeque<Waiter>,
@@ -182,7 +200,7 @@ impl Replica {
         stream: StreamId,
         raft: RawNode<WalLog>,
         engine: Arc<dyn StorageEngine>,
-        slots: Option<(u16, u16)>,
+        slots: Option<Slots>,
         applied_durable: Index,
     ) -> Replica {
         let base = Index(raft.storage().first_index().0 - 1);
@@ -195,6 +213,8 @@ impl Replica {
             raft,
             engine,
             slots,
+            untrimmed: false,
+            listed_since: None,
             preferred_leader: None,
             is_awake: false,
             active_at: Nanos::ZERO,
@@ -206,6 +226,9 @@ impl Replica {
             silent: Vec::new(),
             incoming: None,
             apply: ApplyQueue::default(),
+            holds: Vec::new(),
+            split: None,
+            stands_until: Nanos::ZERO,
             applied_durable,
             compacted: base,
             durable_due: Nanos::ZERO,
@@ -219,6 +242,7 @@ impl Replica {
             checkpoint: (Index(0), Nanos(0)),
             bytes_since_checkpoint: 0,
             led_term: None,
+            log_at_election: Index::ZERO,
             on_flush: VecDeque::new(),
             on_commit: VecDeque::new(),
             on_apply: VecDeque::new(),
@@ -248,9 +272,19 @@ impl Replica {
         let mut taken = Vec::with_capacity(self.apply.entries.len().min(256));
         let mut bytes = 0;
         while bytes < bytes_max {
-            let Some(entry) = self.apply.entries.pop_front() else { break };
+            let Some(entry) = self.apply.entries.front() else { break };
+            // One that cuts the shard goes by itself, once there is room for the new shard.
+            let hold = self.holds.iter().find(|hold| hold.index == entry.index);
+            if hold.is_some_and(|hold| hold.make.is_none() || !taken.is_empty()) {
+                break;
+            }
+            let is_alone = hold.is_some();
+            let entry = self.apply.entries.pop_front().expect("just seen");
             bytes += entry_bytes(&entry);
             taken.push(entry);
+            if is_alone {
+                break;
+            }
         }
         self.apply.busy = !taken.is_empty();
         self.apply.since = now;
@@ -282,6 +316,19 @@ impl Replica {
         voters.any(|id| id.0 == self.raft_id)
     }
 
+    /// The state machine has these slots on record, if any.
+    pub fn follow_domain(&mut self, domain: Option<Domain>) {
+        if let Some(domain) = domain {
+            self.slots = Some(domain.slots);
+            self.untrimmed = !domain.is_trimmed;
+        }
+    }
+
+    /// Whether this leader has applied all that its log held when it was elected.
+    pub fn knows_its_log(&self) -> bool {
+        self.led_term == Some(self.raft.term()) && self.raft.applied() >= self.log_at_election
+    }
+
     /// Whether nothing here waits for time to pass or for work to end.
     pub fn is_quiet(&self) -> bool {
         let no_writes = self.on_flush.is_empty() && self.on_commit.is_empty() && self.on_apply.is_empty();
@@ -300,7 +347,13 @@ impl Replica {
         self.checkpoint = (index, now);
         self.bytes_since_checkpoint = 0;
         self.time_ms = self.time_ms.max(installed.time_ms);
+        self.follow_domain(installed.domain);
         self.gone_since = None;
+    }
+
+    /// Whether a snapshot is taking the place of its state.
+    pub fn is_being_replaced(&self) -> bool {
+        matches!(self.incoming, Some(Incoming::Installing(_)))
     }
 
     /// Answers everyone who waits: the replica goes. Returns the bytes no longer in flight.

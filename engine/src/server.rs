@@ -328,6 +328,7 @@ impl CoreSetup {
             .map_err(|source| ServeError::Replica { core, source })?;
         let store = Store::start(StoreParams {
             core,
+            cores: self.config.cores(),
             cpu: self.cpu(),
             home: self.home.clone(),
             hosted,

@@ -20,6 +20,7 @@
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 pub mod mem;
+pub mod offspring;
 pub mod rocks;
 pub mod snapshot;
 
@@ -56,6 +57,13 @@ pub enum Write<'a> {
     Delete {
         /// The key.
         key: &'a [u8],
+    },
+    /// Remove every key of `[start, end)`.
+    DeleteRange {
+        /// The first key that may go.
+        start: &'a [u8],
+        /// The first key above `start` that stays; at or below it, nothing is removed.
+        end: &'a [u8],
     },
 }
 
@@ -264,6 +272,12 @@ pub trait StorageEngine: Send + Sync {
     /// Makes all that was applied before the call durable. Blocks until it is; the engine goes on serving
     /// meanwhile. Call it on an idle engine that holds the Raft log back, and on a clean shutdown.
     fn flush(&self) -> Result<(), StoreError>;
+
+    /// Gives the disk space of what was removed back, as far as that takes work; by itself an engine does so in its own
+    /// time. May block for as long as writing all of the engine anew takes.
+    fn reclaim(&self) -> Result<(), StoreError> {
+        self.flush()
+    }
 
     /// Ends the engine and removes its files for good. A later `open` of the same place starts
     /// empty, even after a crash in the middle. Every other call answers `Destroyed` from now on.

@@ -152,6 +152,11 @@ impl<S: LogStorage> RawNode<S> {
         self.raft.campaign();
     }
 
+    /// The node never ran before, whatever its term says: it has heard no leader, and need not wait before it votes.
+    pub fn release_hold(&mut self) {
+        self.raft.release_hold();
+    }
+
     /// A leader with nothing to do for anybody sends its followers to sleep, and sleeps. Returns whether it did. A node
     /// asleep needs no ticks; whoever runs it watches the leader's machine, and wakes the node when that falls silent.
     pub fn hibernate(&mut self) -> bool {

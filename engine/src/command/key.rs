@@ -14,6 +14,8 @@ const DATA_TAG: u8 = 0x01;
 pub const STORED_KEY_PREFIX_BYTES: usize = 4;
 /// Slots of the key space; a slot is below this.
 const SLOT_COUNT: u16 = 16384;
+/// The last slot there is.
+pub(crate) const SLOT_LAST: u16 = SLOT_COUNT - 1;
 /// Keys up to this long are built without touching the heap.
 const INLINE_BYTES: usize = 128;
 const SESSION_KIND: u8 = b's';
@@ -123,6 +125,11 @@ impl StoredKeyBuf {
     pub fn as_bytes(&self) -> &[u8] {
         if self.heap.is_empty() { &self.inline[..self.inline_bytes] } else { &self.heap }
     }
+}
+
+/// The lowest stored key that a key of `slot` in `namespace` can have: the start of a scan.
+pub(crate) fn slot_range_start(namespace: u8, slot: u16) -> [u8; STORED_KEY_PREFIX_BYTES] {
+    prefix(namespace, slot)
 }
 
 /// The first stored key past every key of `slot` in `namespace`: the exclusive end of a scan.

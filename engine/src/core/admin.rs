@@ -100,7 +100,7 @@ impl Core {
 
     /// What the controller has placed somewhere, its leader brings back there.
     fn refuse_placed(&self, shard: u32) -> Result<(), Refusal> {
-        let placed = &self.map.shards[usize_of(shard)].plan.placed;
+        let placed = super::membership::placed(&self.map, shard);
         if placed.is_empty() {
             return Ok(());
         }

@@ -5,11 +5,13 @@
 use std::collections::VecDeque;
 
 use raft::mutation::{self, Mutation};
-use raft::{Entry, EntryKind, Index, Nanos};
+use raft::{Entry, EntryKind, Index, Nanos, NodeId};
 
-use super::{Core, Effect, ReplicaId, usize_of};
-use crate::machine::{AppliedBatch, MachineEntry, Outcome, Times};
+use super::{Core, Effect, Engine, ReplicaId, usize_of};
+use crate::machine::{AppliedBatch, ApplyError, Cut, Domain, Machine, MachineEntry, Outcome, Times};
 use crate::replica::{compaction_index, entry_bytes};
+use crate::replica_id::{FOUNDING, raft_id};
+use crate::store::{Applied as Position, StorageEngine};
 use crate::topology::Change;
 
 /// Entries of one replica to apply.
@@ -21,19 +23,57 @@ pub struct ApplyBatch {
     pub entries: Vec<MachineEntry>,
     bytes: u64,
     compact_to: Option<Index>,
+    /// Its one entry cuts the shard in two.
+    division: Option<Divides>,
+}
+
+/// What a batch whose entry cuts the shard is to do.
+#[derive(Clone, Copy, Debug)]
+struct Divides {
+    into: u32,
+    /// The founding replica that this node has in the new group, if it has one.
+    founder: NodeId,
+    /// Whether to make it.
+    make: bool,
 }
 
 impl ApplyBatch {
-    /// The completion of this batch: what the state machine made of it, and its times.
-    pub fn done(&self, result: AppliedBatch, times: Times) -> Applied {
+    /// Carries the batch out. Where it cuts the shard, `found` first makes the new shard's replica from the state before
+    /// the entry, durably; and the entry is durable when this returns.
+    pub fn apply(
+        &self,
+        machine: &mut Machine,
+        found: impl FnOnce(&dyn StorageEngine, &Cut, Position),
+    ) -> Result<Applied, ApplyError> {
+        let Some(division) = &self.division else {
+            let result = machine.apply(&self.entries)?;
+            return Ok(self.done(machine, result, false));
+        };
+        let [entry] = self.entries.as_slice() else {
+            panic!("an entry that cuts a shard is applied by itself")
+        };
+        let cut = machine.cut_by(entry).filter(|cut| cut.founders.voters.contains(&division.founder));
+        let cut = cut.filter(|_| division.make);
+        if let Some(cut) = &cut {
+            found(machine.engine().as_ref(), cut, Position { index: entry.index, term: entry.term });
+        }
+        let result = machine.apply(&self.entries)?;
+        machine.engine().flush()?;
+        Ok(self.done(machine, result, cut.is_some()))
+    }
+
+    /// The completion of this batch.
+    fn done(&self, machine: &Machine, result: AppliedBatch, made: bool) -> Applied {
         Applied {
             replica: self.replica,
             applied: Index(result.applied.index),
-            times,
+            times: machine.times(),
+            domain: machine.domain(),
             outcomes: result.outcomes,
             changes: result.changes,
             bytes: self.bytes,
             compact_to: self.compact_to,
+            divided: self.division.map(|division| (division, made)),
         }
     }
 }
@@ -44,11 +84,15 @@ pub struct Applied {
     replica: ReplicaId,
     applied: Index,
     times: Times,
+    /// The slots it has on record as its own.
+    domain: Option<Domain>,
     outcomes: Vec<(u64, Outcome)>,
     /// Changes of the cluster map.
     changes: Vec<Change>,
     bytes: u64,
     compact_to: Option<Index>,
+    /// Whether a replica of a new shard was made.
+    divided: Option<(Divides, bool)>,
 }
 
 /// A committed entry as the state machine takes it.
@@ -108,15 +152,26 @@ impl Core {
                 self.lane.next_shard = shard;
                 break;
             }
-            self.stages.queue.record(replica.apply.since, self.now);
+            let since = replica.apply.since;
             let entries = replica.take_apply(TASK_BYTES_MAX - bytes, self.now);
+            if entries.is_empty() {
+                // The next one cuts the shard, and there is no room for the new one yet.
+                continue;
+            }
+            self.stages.queue.record(since, self.now);
             let mut batch = ApplyBatch {
                 replica: replica.id,
                 entries: Vec::with_capacity(entries.len()),
                 bytes: 0,
                 compact_to: None,
+                division: None,
             };
             for entry in entries {
+                if let Some(hold) = replica.holds.iter().find(|hold| hold.index == entry.index) {
+                    let founder = NodeId(raft_id(self.config.node, FOUNDING));
+                    let make = hold.make == Some(true);
+                    batch.division = Some(Divides { into: hold.into, founder, make });
+                }
                 batch.bytes += entry_bytes(&entry);
                 if entry.kind == EntryKind::Normal {
                     batch.compact_to = batch.compact_to.max(compaction_index(&entry.data));
@@ -139,6 +194,11 @@ impl Core {
         self.stages.apply.record(begun, self.now);
         for applied in done {
             self.lane.queued_bytes -= applied.bytes;
+            if let Some((division, made)) = applied.divided {
+                let parent = applied.replica.shard;
+                tracing::info!(shard = parent, into = division.into, made, "the shard was cut in two");
+                self.on_divided(parent, division.into, division.make, made);
+            }
             let Some(shard) = self.current(applied.replica) else { continue };
             let replica = self.replicas[usize_of(shard)].as_mut().expect("hosted here");
             replica.apply.bytes -= applied.bytes;
@@ -147,6 +207,13 @@ impl Core {
             replica.raft.on_applied(applied.applied);
             replica.time_ms = replica.time_ms.max(applied.times.clock_ms);
             replica.due_ms = applied.times.due_ms;
+            let (untrimmed, slots) = (replica.untrimmed, replica.slots);
+            replica.follow_domain(applied.domain);
+            self.standing.due |= replica.slots != slots;
+            if untrimmed && !replica.untrimmed {
+                self.effects.push(Effect::Reclaim { engine: Engine(replica.engine.clone()) });
+            }
+            replica.holds.retain(|hold| hold.index > applied.applied);
             let freed = replica.answer_applied(applied.applied, applied.outcomes, &mut self.effects);
             self.inflight_bytes -= freed;
             if let Some(index) = applied.compact_to {

@@ -66,7 +66,9 @@ impl Core {
             let Some(replica) = self.replicas[position].as_ref() else { continue };
             let shard = replica.id.shard;
             let before = former.shard(shard).map(|info| &info.plan);
-            if before != Some(&self.map.shards[position].plan) {
+            // A shard that was just cut off another is not in the map yet.
+            let now = self.map.shards.get(position).map(|info| &info.plan);
+            if now.is_some() && before != now {
                 self.follow_membership(shard);
                 self.wake(shard);
             }

@@ -10,10 +10,11 @@ use net::protocol::{Reply, Request};
 use raft::{FetchId, Index, SnapshotMeta, Term};
 use wal::{ReadPlan, SegmentTask, WriteBatch};
 
+use crate::machine::Domain;
 use crate::store::StorageEngine;
 use crate::topology::Topology;
 
-use super::{ApplyBatch, ConnectionId, CoreStatus, Origin, ReadTask, ReplicaId};
+use super::{ApplyBatch, ConnectionId, CoreStatus, Kin, Origin, ReadTask, ReplicaId};
 
 /// A storage engine on its way to a thread that may block.
 #[derive(Clone)]
@@ -64,6 +65,8 @@ pub struct Installed {
     pub time_ms: u64,
     /// The cluster map it holds, if it is the meta shard's.
     pub topology: Option<Box<Topology>>,
+    /// The slots it has on record as its own.
+    pub domain: Option<Domain>,
 }
 
 /// A snapshot that was taken.
@@ -174,6 +177,24 @@ pub enum Effect {
         replica: ReplicaId,
         /// Its generation.
         generation: u64,
+    },
+    /// Open the state machine of a new shard's replica, which was made from another shard's, on the thread that applies;
+    /// completes with [`Event::ReplicaOpened`](super::Event::ReplicaOpened).
+    OpenReplica {
+        /// The replica to be, of the founding generation.
+        replica: ReplicaId,
+    },
+    /// Give the disk space of what was removed back, as far as that takes work, some time.
+    Reclaim {
+        /// The engine.
+        engine: Engine,
+    },
+    /// Tell another core of this node something about a shard to come.
+    TellKin {
+        /// Which core.
+        core: u32,
+        /// What.
+        kin: Kin,
     },
     /// Drop a state machine and remove its folder, on the thread that applies and after all that it was given.
     DestroyReplica {

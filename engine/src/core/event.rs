@@ -10,7 +10,7 @@ use raft::{Entry, FetchId, Index, LogReadError, Nanos};
 use wal::{BatchId, SegmentTask};
 
 use super::{
-    Applied, ConnectionId, CoreStatus, Engine, Installed, ReadDone, ReceivedSnapshot, ReplicaId,
+    Applied, ConnectionId, CoreStatus, Engine, Installed, Kin, Opened, ReadDone, ReceivedSnapshot, ReplicaId,
     TakenSnapshot,
 };
 
@@ -130,6 +130,20 @@ pub enum Event {
         replica: ReplicaId,
         /// Its engine.
         engine: Engine,
+    },
+    /// The state machine of a new shard's replica was opened.
+    ReplicaOpened {
+        /// The replica.
+        replica: ReplicaId,
+        /// Where it is.
+        opened: Opened,
+    },
+    /// Another core of this node has something to say about a shard to come.
+    Kin {
+        /// Which core.
+        core: u32,
+        /// What it says.
+        kin: Kin,
     },
     /// Another core of this node told of its shards.
     Sibling(CoreStatus),

@@ -5,7 +5,7 @@
 //! whatever else its node has in the group (the replica it replaces); a node whose replica is silent for long, or where an
 //! operator wants one, is invited to make one. One change is in flight at a time.
 
-use net::map::ReplicaInfo;
+use net::map::{ClusterMap, ReplicaInfo};
 use net::peer::{GroupBody, GroupMessage};
 use raft::{ConfChange, ConfChangeStep, Entry, EntryKind, Nanos, NodeId, PeerState};
 
@@ -41,8 +41,7 @@ impl Core {
         let this_node = self.config.node;
         let replica = self.replicas[usize_of(shard)].as_mut().expect("hosted here");
         replica.conf_state = replica.raft.conf_state();
-        let nodes =
-            placement::ranked(shard, &replica.conf_state, &self.map.shards[usize_of(shard)].plan.placed);
+        let nodes = placement::ranked(shard, &replica.conf_state, placed(&self.map, shard));
         if let Some(preferred) = nodes.first() {
             let id = replica.conf_state.voters.iter().find(|id| replica_id::node_of(id.0) == *preferred);
             replica.preferred_leader = id.copied();
@@ -63,7 +62,10 @@ impl Core {
         let replicas = nodes
             .map(|node| ReplicaInfo { node: node.id, core: placement::core_of(shard, node.cores) })
             .collect();
-        self.map.shards[usize_of(shard)].replicas = replicas;
+        // A shard that was just cut off another is not in the map yet.
+        if let Some(info) = self.map.shards.get_mut(usize_of(shard)) {
+            info.replicas = replicas;
+        }
     }
 
     /// A leader's round over its groups that are awake.
@@ -84,7 +86,7 @@ impl Core {
         let now = self.now;
         let replica = self.replicas[usize_of(shard)].as_mut().expect("hosted here");
         replica.invited.retain(|(_, until)| *until > now);
-        let placed = &self.map.shards[usize_of(shard)].plan.placed;
+        let placed = placed(&self.map, shard);
         replica.wish_for(placed, now);
         // A joint configuration Raft leaves by itself.
         let steps = replica.promotion(placed);
@@ -157,6 +159,11 @@ enum Surplus {
     Others(Vec<ConfChangeStep>),
     /// The leader, which goes last, and who takes over.
     Leader(NodeId),
+}
+
+/// Where the controller wants a shard, if it does. A shard that was just cut off another is not in the map yet.
+pub(super) fn placed(map: &ClusterMap, shard: u32) -> &[u64] {
+    map.shard(shard).map_or(&[], |info| &info.plan.placed)
 }
 
 impl crate::replica::Replica {

@@ -20,14 +20,16 @@ use raft::{Index, Nanos, NodeId, Term};
 use wal::{StreamId, StreamState};
 
 use super::effect::Engine;
-use super::{Core, Effect, ReplicaId, ReplicaSeed, usize_of};
+use super::{Core, Effect, Hold, ReplicaId, ReplicaSeed, usize_of};
 use crate::replica::Replica;
 use crate::replica_id;
 
 /// A replica whose state machine is being opened.
 pub(super) struct Creating {
-    id: ReplicaId,
-    generation: u64,
+    pub id: ReplicaId,
+    pub generation: u64,
+    /// Whether it should lead the group, which is new.
+    pub leads: bool,
 }
 
 /// Time between two requests to be taken in.
@@ -49,9 +51,12 @@ impl Core {
         let shard = seed.shard;
         let random = self.draw();
         let raft = super::start_raft(&self.config, &self.wal, &seed, random)?;
-        let slots = self.map.shards[usize_of(shard)].slots.map(|slots| (slots.first, slots.last));
+        let listed = self.map.shard(shard).and_then(|info| info.slots).map(|slots| (slots.first, slots.last));
+        let slots = seed.domain.map(|domain| domain.slots).or(listed);
+        let domain = seed.domain;
         let stream = StreamId(replica_id::stream_id(shard, seed.generation));
         let mut replica = Replica::new(id, stream, raft, seed.engine, slots, seed.applied);
+        replica.follow_domain(domain);
         replica.joins_at = self.now;
         replica.raft.limit_lease(self.shortest_vote_hold());
         self.replicas[usize_of(shard)] = Some(replica);
@@ -63,13 +68,14 @@ impl Core {
     /// A leader wants this node to hold a replica.
     pub(super) fn on_invite(&mut self, shard: u32) {
         let creating = self.creating.iter().any(|creating| creating.id.shard == shard);
-        if creating || self.leaving.is_some() || self.replicas[usize_of(shard)].is_some() {
+        let coming = creating || self.is_expected(shard);
+        if coming || self.leaving.is_some() || self.replicas[usize_of(shard)].is_some() {
             return;
         }
         let generation = replica_id::generation_from(self.draw());
         let replica = self.next_replica_id(shard);
         tracing::info!(shard, generation, "making a replica, as the shard's leader asks");
-        self.creating.push(Creating { id: replica, generation });
+        self.creating.push(Creating { id: replica, generation, leads: false });
         self.effects.push(Effect::CreateReplica { replica, generation });
     }
 
@@ -88,8 +94,10 @@ impl Core {
             applied_term: Term::ZERO,
             conf_state: self.founders[usize_of(id.shard)].clone(),
             topology: None,
+            domain: None,
         };
         self.start_replica(id, seed).expect("an empty replica hangs together");
+        self.forget_founding_stream(id.shard);
     }
 
     /// A replica of this node asks to be taken in, or whether it still is, if it is time.
@@ -189,6 +197,9 @@ impl Core {
         tracing::info!(shard, raft_id = replica.raft_id, why, "removing this node's replica");
         self.awake.retain(|awake| *awake != shard);
         self.inflight_bytes -= replica.abandon(epoch, &mut self.effects);
+        let waiting = |hold: &Hold| replica.apply.entries.iter().any(|entry| entry.index == hold.index);
+        let holds: Vec<Hold> = replica.holds.iter().copied().filter(waiting).collect();
+        self.abandon_divisions(&holds);
         self.lane.queued_bytes -= replica.drop_queued();
         if let Some(snapshot) = replica.take_waiting_snapshot() {
             self.effects.push(Effect::DropSnapshot { snapshot });
@@ -198,8 +209,9 @@ impl Core {
         let engine = Engine(replica.engine.clone());
         self.removals.push_back((lsn, Effect::DestroyReplica { replica: replica.id, generation, engine }));
         let node = self.config.node;
-        let info = &mut self.map.shards[usize_of(shard)];
-        info.replicas.retain(|replica| replica.node != node);
+        if let Some(info) = self.map.shards.get_mut(usize_of(shard)) {
+            info.replicas.retain(|replica| replica.node != node);
+        }
         self.status_due = true;
         self.carry_out_removals();
     }

@@ -12,7 +12,7 @@ use raft::Nanos;
 use super::programs::compact;
 use super::{Core, Effect, Origin, usize_of};
 use crate::placement::{META_SHARD, core_of};
-use crate::replica::{Admit, Change, Clock, Query, ReadRequest};
+use crate::replica::{Admit, Change, Clock, Query, ReadRequest, SPLITTING};
 
 impl Core {
     /// Takes a request in.
@@ -81,7 +81,7 @@ impl Core {
                 (Query::Exists { namespace, slot, key: copy(key) }, *consistency)
             }
             Op::Scan { start, end, limit, consistency, keys_only } => {
-                let slots = self.slots(request.shard);
+                let slots = self.listed_slots(request)?;
                 let query = Query::Scan {
                     namespace,
                     slots,
@@ -104,12 +104,9 @@ impl Core {
                 (Query::Program { program: compact(program), is_light, value_bytes_max }, *consistency)
             }
             Op::Count { first_slot, last_slot, consistency } => {
-                let (first, last) = self.slots(request.shard);
+                let (first, last) = self.listed_slots(request)?;
                 let slots = ((*first_slot).max(first), (*last_slot).min(last));
-                if slots.0 > slots.1 {
-                    return Err(Refusal::WrongShard { epoch: self.map.epoch });
-                }
-                (Query::Count { namespace, slots }, *consistency)
+                (self.count(namespace, slots)?, *consistency)
             }
             Op::Admin(op) => {
                 let answer = self.administer(request.shard, *op)?;
@@ -125,6 +122,13 @@ impl Core {
             Op::ClusterMap | Op::Status => unreachable!("answered before"),
         };
         self.read(origin, request, query, consistency)
+    }
+
+    fn count(&self, namespace: u8, slots: (u16, u16)) -> Result<Query, Refusal> {
+        if slots.0 > slots.1 {
+            return Err(Refusal::WrongShard { epoch: self.map.epoch });
+        }
+        Ok(Query::Count { namespace, slots })
     }
 
     fn write(&mut self, origin: Origin, request: &Request, change: Change<'_>) -> Result<(), Refusal> {
@@ -152,7 +156,9 @@ impl Core {
         consistency: ReadConsistency,
     ) -> Result<(), Refusal> {
         let stale = consistency == ReadConsistency::Stale;
-        let read = ReadRequest { origin, request: request.id, query, stale, deadline: self.deadline() };
+        let (id, deadline) = (request.id, self.deadline());
+        let slots = self.replicas[usize_of(request.shard)].as_ref().and_then(|replica| replica.slots);
+        let read = ReadRequest { origin, request: id, query, slots, stale, deadline };
         let (clock, reads_bytes_max) = (self.clock(), self.config.reads_bytes_max);
         if stale {
             self.note_rest(request.shard);
@@ -195,6 +201,23 @@ impl Core {
             return Err(Refusal::Busy { retry_after_ms: 10 });
         }
         Ok(())
+    }
+
+    /// The shard's slots, if they are those of the map: whoever reads all of them goes by that, and must not take what has
+    /// gone to a shard that is not in it for missing.
+    fn listed_slots(&self, request: &Request) -> Result<(u16, u16), Refusal> {
+        let (shard, slots) = (request.shard, self.slots(request.shard));
+        let info = self.map.shard(shard);
+        // Whoever has an older map would go on where the shard ended then.
+        if info.is_some_and(|info| request.epoch < info.plan.epoch) {
+            return Err(Refusal::WrongShard { epoch: self.map.epoch });
+        }
+        match info.and_then(|info| info.slots) {
+            Some(listed) if (listed.first, listed.last) != slots => {
+                Err(self.not_in_shard(shard, listed.last))
+            }
+            _ => Ok(slots),
+        }
     }
 
     fn slots(&self, shard: u32) -> (u16, u16) {
@@ -243,10 +266,24 @@ impl Core {
         }
         let slot = slot_of(key);
         let (first, last) = self.slots(shard);
+        let replica = self.replicas[usize_of(shard)].as_ref().expect("hosted here");
+        if replica.ceded_from().is_some_and(|at| slot >= at) {
+            return Err(Refusal::Unavailable { why: SPLITTING.to_owned() });
+        }
         if slot < first || slot > last {
-            return Err(Refusal::WrongShard { epoch: self.map.epoch });
+            return Err(self.not_in_shard(shard, slot));
         }
         Ok(slot)
+    }
+
+    /// The refusal of a slot that is none of the shard's. Until the map tells where it went, asking for a newer one does
+    /// not help.
+    fn not_in_shard(&self, shard: u32, slot: u16) -> Refusal {
+        let listed = self.map.shard(shard).and_then(|info| info.slots);
+        match listed.is_some_and(|slots| slots.contains(slot)) {
+            true => Refusal::Unavailable { why: SPLITTING.to_owned() },
+            false => Refusal::WrongShard { epoch: self.map.epoch },
+        }
     }
 }
 

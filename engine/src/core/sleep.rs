@@ -104,7 +104,7 @@ impl Core {
         // Whoever should lead takes over first, and what is to be changed about the group is changed first.
         let own = replica.preferred_leader.is_none_or(|preferred| preferred.0 == replica.raft_id);
         let settled = replica.conf_state.learners.is_empty() && replica.conf_state.voters_outgoing.is_empty();
-        let settled = settled && replica.is_placed(&self.map.shards[usize_of(shard)].plan.placed);
+        let settled = settled && replica.is_placed(super::membership::placed(&self.map, shard));
         let busy = !replica.invited.is_empty() || replica.snapshot_query || self.sending.is_for(replica.id);
         if own && settled && !busy && replica.is_quiet() {
             replica.raft.hibernate();

@@ -140,9 +140,8 @@ impl Core {
 
     pub(super) fn on_sibling(&mut self, status: CoreStatus) {
         for shard in &status.shards {
-            // A sibling may know of a newer shard than this core's map does.
-            let Some(leader) = self.leaders.get_mut(usize_of(shard.shard)) else { continue };
-            *leader = shard.leader;
+            self.grow_to(shard.shard);
+            self.leaders[usize_of(shard.shard)] = shard.leader;
             self.list_replicas(shard.shard, &shard.members);
         }
         let core = usize_of(status.core);

@@ -2,6 +2,7 @@
 //! a driver.
 
 mod cluster;
+mod division;
 mod members;
 mod programs;
 mod quiet;

@@ -27,6 +27,7 @@ impl Core {
         self.tick_standing();
         self.tick_control();
         self.tick_expiry();
+        self.tick_division();
         self.tick_compaction();
         self.tick_balance();
         self.tick_handover();
@@ -57,6 +58,7 @@ impl Core {
             self.persisted(waiting);
         }
         self.carry_out_removals();
+        self.tell_prepared();
     }
 
     fn persisted(&mut self, waiting: Unflushed) {
@@ -145,10 +147,13 @@ impl Core {
         }
         replica.reads_confirmed(&ready.read_states);
         replica.reads_dropped(&ready.reads_dropped, self.map.epoch, &mut self.effects);
+        let id = replica.id;
+        self.expect_divisions(shard, &ready.committed);
+        let replica = self.replicas[usize_of(shard)].as_mut().expect("hosted here");
         self.lane.queued_bytes += replica.queue_apply(ready.committed, self.now);
         let waiting = Unflushed {
             lsn: lsn.unwrap_or_default(),
-            replica: replica.id,
+            replica: id,
             ready: ready.id,
             messages: ready.persisted_messages,
         };

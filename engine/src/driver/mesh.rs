@@ -9,7 +9,7 @@ use net::peer::{PeerHello, ShardReport};
 use net::protocol::{Reply, Request};
 use net::transport::Handoff;
 
-use crate::core::{ConnectionId, CoreStatus, Origin};
+use crate::core::{ConnectionId, CoreStatus, Kin, Origin};
 use crate::http::requests::Requests;
 use crate::resp::Registry;
 use crate::store::StoreStats;
@@ -34,6 +34,8 @@ pub enum MeshMessage {
     Reports(Vec<ShardReport>),
     /// The figures of the storage engines of a core, by shard.
     Stores(u32, Vec<(u32, StoreStats)>),
+    /// What a core has to say about a shard that is made from another.
+    Kin(u32, Kin),
     /// The process was asked to end.
     Stop,
 }

@@ -9,14 +9,17 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 use std::time::Duration;
 
-use raft::{ConfState, Index};
+use raft::{ConfState, Index, Term};
 
 use crate::core::{
-    Applied, ApplyBatch, Engine, Event, Installed, ReadTask, ReceivedSnapshot, ReplicaId, TakenSnapshot,
+    Applied, ApplyBatch, Engine, Event, Installed, Opened, ReadTask, ReceivedSnapshot, ReplicaId,
+    TakenSnapshot,
 };
 use crate::fatal::{self, Reason};
 use crate::home::Home;
-use crate::machine::{ApplyError, Machine};
+use crate::machine::{ApplyError, Cut, Machine};
+use crate::placement;
+use crate::replica_id::FOUNDING;
 use crate::store::snapshot::{InstallError, Library, Manifest};
 use crate::store::{ReadTier, RocksShared, StorageEngine};
 
@@ -66,6 +69,8 @@ enum ApplyJob {
     Entries(Vec<ApplyBatch>),
     /// A new replica's state machine.
     Host { shard: u32, machine: Box<Machine> },
+    /// Open the state machine of a new shard's replica.
+    Open { replica: ReplicaId },
     /// Replace a state machine's data by a snapshot.
     Install { replica: ReplicaId, engine: Engine, snapshot: ReceivedSnapshot },
     /// Make all state machines durable, and tell when they are: the process is about to end.
@@ -84,6 +89,8 @@ pub(super) enum Maintenance {
     DropSnapshot { snapshot: ReceivedSnapshot },
     /// Open an empty state machine for a new replica of a group that began with `founders`.
     Create { replica: ReplicaId, generation: u64, founders: ConfState },
+    /// Give the disk space of what was removed back.
+    Reclaim { engine: Engine },
     /// Remove the folder of a former replica.
     Remove { shard: u32, generation: u64 },
 }
@@ -92,6 +99,8 @@ pub(super) enum Maintenance {
 pub struct StoreParams {
     /// Which core.
     pub core: u32,
+    /// Cores of the node.
+    pub cores: u32,
     /// Where to pin the apply thread: the CPU of its executor.
     pub cpu: Option<usize>,
     /// Where replicas live.
@@ -115,7 +124,8 @@ impl Store {
         let (apply, apply_jobs) = flume::unbounded();
         let (read, read_jobs) = flume::unbounded();
         let (maintain, maintain_jobs) = flume::unbounded();
-        let StoreParams { core, cpu, home, hosted, memtables, reader_threads, snapshots_kept } = params;
+        let StoreParams { core, cores, cpu, home, hosted, memtables, reader_threads, snapshots_kept } =
+            params;
         let libraries = Libraries::default();
         let mut machines = HashMap::new();
         for replica in hosted {
@@ -125,6 +135,7 @@ impl Store {
         let mut applier = Applier {
             machines,
             home: home.clone(),
+            cores,
             libraries: libraries.clone(),
             maintain: maintain.clone(),
             memtables,
@@ -149,6 +160,10 @@ impl Store {
 
     pub(super) fn apply(&self, batches: Vec<ApplyBatch>) {
         self.order(ApplyJob::Entries(batches));
+    }
+
+    pub(super) fn open(&self, replica: ReplicaId) {
+        self.order(ApplyJob::Open { replica });
     }
 
     pub(super) fn install(&self, replica: ReplicaId, engine: Engine, snapshot: ReceivedSnapshot) {
@@ -216,6 +231,8 @@ fn spawn(name: String, cpu: Option<usize>, run: impl FnOnce() + Send + 'static) 
 struct Applier {
     machines: HashMap<u32, Machine>,
     home: Home,
+    /// Cores of the node.
+    cores: u32,
     libraries: Libraries,
     maintain: flume::Sender<Maintenance>,
     memtables: Option<(RocksShared, usize)>,
@@ -231,6 +248,9 @@ impl Applier {
                 ApplyJob::Host { shard, machine } => {
                     self.machines.insert(shard, *machine);
                     continue;
+                }
+                ApplyJob::Open { replica } => {
+                    Event::ReplicaOpened { replica, opened: self.open(replica.shard) }
                 }
                 ApplyJob::Install { replica, engine, snapshot } => {
                     let result = self.install(replica, engine, &snapshot);
@@ -260,10 +280,42 @@ impl Applier {
         // When flushing falls behind, apply waits for it, and admission refuses what apply cannot take: memory
         // stays bounded. Each flushes its own, so that idle memtables cannot keep everyone waiting.
         let room = if too_full { machine.engine().flush().map_err(ApplyError::from) } else { Ok(()) };
-        match room.and_then(|()| machine.apply(&batch.entries)) {
-            Ok(result) => batch.done(result, machine.times()),
+        let (home, cores) = (&self.home, self.cores);
+        let found = |parent: &dyn StorageEngine, cut: &Cut, applied| {
+            if let Err(error) = home.found(placement::core_of(cut.into, cores), parent, cut, applied) {
+                let detail = format!("shard {} cannot be made from it: {error}", cut.into);
+                fatal::abort(Reason::Apply { shard, detail });
+            }
+        };
+        match room.and_then(|()| batch.apply(machine, found)) {
+            Ok(applied) => applied,
             Err(error) => fatal::abort(Reason::Apply { shard, detail: error.to_string() }),
         }
+    }
+
+    /// Opens the state machine of a new shard's replica, whose folder was just made.
+    fn open(&mut self, shard: u32) -> Opened {
+        let open = || -> Result<(Machine, Library), String> {
+            let machine =
+                self.home.open(shard, FOUNDING, ConfState::default()).map_err(|error| error.to_string())?;
+            let library = self.home.library(shard, FOUNDING).map_err(|error| error.to_string())?;
+            Ok((machine, library))
+        };
+        let (machine, library) = match open() {
+            Ok(opened) => opened,
+            Err(detail) => fatal::abort(Reason::Apply { shard, detail }),
+        };
+        self.libraries.all().insert(shard, (FOUNDING, library));
+        let applied = machine.applied();
+        let opened = Opened {
+            engine: Engine(machine.engine().clone()),
+            applied: Index(applied.index),
+            applied_term: Term(applied.term),
+            conf_state: machine.conf_state().clone(),
+            domain: machine.domain(),
+        };
+        self.machines.insert(shard, machine);
+        opened
     }
 
     fn install(
@@ -286,7 +338,8 @@ impl Applier {
         match self.home.machine(engine.0, meta.conf_state) {
             Ok(machine) => {
                 let topology = machine.topology().cloned().map(Box::new);
-                let installed = Installed { applied: meta.index, time_ms: machine.clock_ms(), topology };
+                let (time_ms, domain) = (machine.clock_ms(), machine.domain());
+                let installed = Installed { applied: meta.index, time_ms, topology, domain };
                 self.machines.insert(shard, machine);
                 tracing::info!(shard, index = meta.index.0, term = meta.term.0, "installed a snapshot");
                 if let Err(error) = self.home.forget_set_aside(shard) {
@@ -352,6 +405,13 @@ impl Maintainer {
                 Maintenance::DropSnapshot { snapshot } => {
                     if let Some((_, library)) = self.libraries.get(snapshot.shard) {
                         library.drop_received(&snapshot.place);
+                    }
+                    None
+                }
+                Maintenance::Reclaim { engine } => {
+                    // It may be gone by now; and what is not given back now is in time.
+                    if let Err(error) = engine.0.reclaim() {
+                        tracing::warn!(%error, "cannot give disk space back");
                     }
                     None
                 }

@@ -40,6 +40,8 @@ pub enum Outcome {
     /// The session has forgotten this sequence: the write was not applied now, and whether it was
     /// applied before cannot be told.
     SessionExpired,
+    /// Of a command or a program with a key outside of the machine's slots: nothing was done, and nothing remembered.
+    WrongShard,
     /// Of a program: the replies of its commands as RESP3 values, one after the other, empty where nobody wants them;
     /// `None`: a watched key has changed, and nothing was done.
     Executed(Option<Bytes>),
@@ -64,12 +66,12 @@ impl Outcome {
         Self::Batch(all.into())
     }
 
-    /// The mutations' outcomes, in order; none for an expired session or a program.
+    /// The mutations' outcomes, in order; none for an expired session, a wrong shard or a program.
     pub fn mutations(&self) -> &[MutationOutcome] {
         match self {
             Self::One(outcome) => std::slice::from_ref(outcome),
             Self::Batch(outcomes) => outcomes,
-            Self::SessionExpired | Self::Executed(_) | Self::Untold => &[],
+            Self::SessionExpired | Self::WrongShard | Self::Executed(_) | Self::Untold => &[],
         }
     }
 }

@@ -81,6 +81,7 @@ impl<'a> Overlay<'a> {
 fn key_of<'a>(write: Write<'a>) -> &'a [u8] {
     match write {
         Write::Put { key, .. } | Write::Delete { key } => key,
+        Write::DeleteRange { .. } => unreachable!("ranges go in batches in which nothing is looked up"),
     }
 }
 

@@ -137,6 +137,9 @@ pub(super) struct ProgramKeys<'k, 'a> {
     pub(super) index: u64,
     pub(super) clock_ms: u64,
     value_bytes_max: usize,
+    /// The machine's own slots, if it has them on record, and whether a key outside of them was asked for.
+    slots: Option<super::Slots>,
+    went_outside: bool,
     reads: ReadBudget,
     writes_left: u64,
     /// What the program has changed so far, by stored key; `None`: removed.
@@ -156,14 +159,23 @@ impl<'k, 'a> ProgramKeys<'k, 'a> {
             index,
             clock_ms,
             value_bytes_max,
+            slots: None,
+            went_outside: false,
             reads: ReadBudget::new(value_bytes_max),
             writes_left: len64(value_bytes_max).saturating_mul(WRITES_MAX),
             changed: BTreeMap::new(),
         }
     }
 
+    /// Takes note of where a key lies.
+    fn pass(&mut self, key: &[u8]) {
+        let slot = u16::from_be_bytes([key[2], key[3]]);
+        self.went_outside |= self.slots.is_some_and(|(first, last)| slot < first || slot > last);
+    }
+
     /// The visible value under a stored key.
     fn find(&mut self, key: &[u8]) -> Result<Option<Entry>, ApplyError> {
+        self.pass(key);
         if let Some(changed) = self.changed.get(key) {
             let is_visible = |entry: &&Entry| entry.expiry_ms == 0 || self.clock_ms < entry.expiry_ms;
             return Ok(changed.as_ref().filter(is_visible).cloned());
@@ -171,7 +183,7 @@ impl<'k, 'a> ProgramKeys<'k, 'a> {
         let stored = match self.overlay.find(key) {
             // A copy: the command may keep it for longer than the batch lasts.
             Some(Write::Put { value, .. }) => Bytes::copy_from_slice(value),
-            Some(Write::Delete { .. }) => return Ok(None),
+            Some(Write::Delete { .. } | Write::DeleteRange { .. }) => return Ok(None),
             None => match self.engine.get(key, ReadTier::All)? {
                 Lookup::Found(value) => value,
                 Lookup::Missing => return Ok(None),
@@ -239,6 +251,7 @@ impl Keyspace for ProgramKeys<'_, '_> {
     fn put(&mut self, namespace: u8, key: &[u8], value: Entry) -> Result<(), Self::Error> {
         self.writes_left = self.writes_left.saturating_sub(len64(key.len() + value.data.len()));
         let key = StoredKeyBuf::new(namespace, slot_of(key), key).as_bytes().to_vec();
+        self.pass(&key);
         self.changed.insert(key, Some(Entry { version: self.index, ..value }));
         Ok(())
     }
@@ -246,6 +259,7 @@ impl Keyspace for ProgramKeys<'_, '_> {
     fn delete(&mut self, namespace: u8, key: &[u8]) -> Result<(), Self::Error> {
         self.writes_left = self.writes_left.saturating_sub(len64(key.len()));
         let key = StoredKeyBuf::new(namespace, slot_of(key), key).as_bytes().to_vec();
+        self.pass(&key);
         self.changed.insert(key, None);
         Ok(())
     }
@@ -263,10 +277,11 @@ impl Keyspace for ProgramKeys<'_, '_> {
 pub(super) struct Context<'m> {
     pub(super) engine: &'m dyn StorageEngine,
     pub(super) clock_ms: u64,
+    pub(super) slots: Option<super::Slots>,
     pub(super) expiries: &'m mut Expiries,
 }
 
-/// Executes a program: all of it, or nothing where a watched key has changed.
+/// Executes a program: all of it, or nothing where a watched key has changed or a key is none of the machine's.
 pub(super) fn execute<'a>(
     context: Context<'_>,
     overlay: &mut Overlay<'a>,
@@ -277,7 +292,12 @@ pub(super) fn execute<'a>(
     let value_bytes_max = usize::try_from(program.value_bytes_max).expect("64-bit machine");
     let at = (entry.index, context.clock_ms);
     let mut keys = ProgramKeys::new(context.engine, overlay, at, value_bytes_max);
-    if !keys.is_as_watched(program)? {
+    keys.slots = context.slots;
+    let is_as_watched = keys.is_as_watched(program)?;
+    if keys.went_outside {
+        return Ok(Outcome::WrongShard);
+    }
+    if !is_as_watched {
         return Ok(Outcome::Executed(None));
     }
     let mut replies = Replies::new(value_bytes_max);
@@ -292,6 +312,9 @@ pub(super) fn execute<'a>(
         if entry.want_outcome {
             replies.push(&reply);
         }
+    }
+    if keys.went_outside {
+        return Ok(Outcome::WrongShard);
     }
     keys.finish(arena, context.expiries);
     Ok(Outcome::Executed(Some(replies.finish())))

@@ -1,5 +1,6 @@
 //! The machine by examples; `reference` compares it with a naive one on random logs.
 
+mod division;
 mod programs;
 mod reference;
 

@@ -52,6 +52,7 @@ impl Replica {
         }
         // This node's clock may be behind a former leader's, or step back; the stamps of entries do not.
         self.time_ms = self.time_ms.max(write.wall_ms);
+        self.note_leadership();
         let version = self.raft.next_index().0;
         let payload = encode(&write.change, self.time_ms, version);
         let bytes = u64::try_from(payload.len()).expect("a command fits the address space");
@@ -63,7 +64,6 @@ impl Replica {
             }
         })?;
         assert_eq!(index.0, version, "the leader appends at the index it announced");
-        self.led_term = Some(self.raft.term());
         self.proposed.push_back(Proposed { index, bytes, at: write.now });
         let waiter = Waiter {
             index,
@@ -81,12 +81,21 @@ impl Replica {
         match consistency {
             // What a retry did is known only to the state machine, which may have executed an earlier attempt.
             _ if puts && retry => self.on_apply.push_back(waiter),
-            WriteConsistency::Strong if puts => self.on_commit.push_back(waiter),
+            WriteConsistency::Strong if puts && self.knows_its_log() => self.on_commit.push_back(waiter),
             WriteConsistency::Strong => self.on_apply.push_back(waiter),
             WriteConsistency::Leader => self.on_flush.push_back(waiter),
             WriteConsistency::Eventual => effects.push(accepted(waiter)),
         }
         Ok(bytes)
+    }
+
+    /// Takes note of the term it leads, if it does, before anything is proposed in it.
+    fn note_leadership(&mut self) {
+        let leads = self.raft.is_leader().then(|| self.raft.term());
+        if leads.is_some() && self.led_term != leads {
+            self.log_at_election = self.raft.last_index();
+            self.led_term = leads;
+        }
     }
 
     /// The refusal that names the leader as far as this replica knows it.
@@ -105,7 +114,8 @@ impl Replica {
         let leads = self.raft.is_leader().then(|| self.raft.term());
         if self.led_term != leads {
             let freed = self.abandon_waiters(effects);
-            self.led_term = leads;
+            self.led_term = None;
+            self.note_leadership();
             return freed;
         }
         let flushed = self.raft.flushed();

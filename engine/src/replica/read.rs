@@ -2,19 +2,29 @@
 //!
 //! A read goes through up to three waits: for its read index (a quorum confirms the leader), for that index to be
 //! applied, and for the disk when the value is not in memory.
+//!
+//! A shard may be cut in two meanwhile. Invariant: no read is answered from a state in which its keys were removed:
+//! - its slots are looked at again when it is served, by which time the replica knows of every cut up to its read index.
+//!   What it was served for before the cut may be read afterwards: that state was the newest when it was served, and stays
+//!   until it is trimmed;
+//! - nothing is served while a snapshot takes the place of the state, for that may be a trimmed one;
+//! - one that goes to a reader thread may be overtaken there by the trim or the snapshot, so the thread looks at the slots
+//!   on record once more after it has read.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use net::protocol::{self, Answer, Program, ReadConsistency, Refusal, Reply};
+use net::slot::slot_of;
 use net::types::{RequestId, Value};
 use raft::{Index, Nanos, ReadError, ReadStart, ReadState};
 
 use super::program::{self, ProgramTask, ReadHalt};
-use super::{Replica, ReplicaId};
+use super::{Replica, ReplicaId, SPLITTING};
 use crate::core::{Effect, Origin};
-use crate::machine::{self, ReadValue, ScanPosition, StoredValue};
+use crate::machine::{self, ReadValue, ScanPosition, Slots, StoredValue, division};
+use crate::redis::table;
 use crate::store::{ReadTier, StorageEngine, StoreError};
 
 /// What to read. Keys are copies: a request may wait long, and must not pin the buffer it arrived in.
@@ -56,6 +66,8 @@ pub(crate) struct ReadRequest {
     pub origin: Origin,
     pub request: RequestId,
     pub query: Query,
+    /// The shard's slots when it came in, in which it lies.
+    pub slots: Option<Slots>,
     /// Whether it may be answered at once, however old the state.
     pub stale: bool,
     pub deadline: Nanos,
@@ -75,6 +87,29 @@ impl ReadRequest {
         };
         u64::try_from(keys).expect("64-bit machine") + OVERHEAD
     }
+}
+
+impl Query {
+    /// Whether all it asks for lies in these slots.
+    fn lies_in(&self, (first, last): Slots) -> bool {
+        let has = |slot: u16| slot >= first && slot <= last;
+        match self {
+            Query::Get { slot, .. } | Query::Exists { slot, .. } => has(*slot),
+            // Its keys are in one slot, or in several of the shard: only they tell.
+            Query::Program { program, .. } => program_keys(program).all(|key| has(slot_of(key))),
+            Query::Scan { slots, .. } | Query::Count { slots, .. } => has(slots.0) && has(slots.1),
+        }
+    }
+}
+
+/// The keys of a program that was checked when it came in.
+fn program_keys(program: &Program) -> impl Iterator<Item = &[u8]> {
+    let watched = program.watched.iter().map(|watched| &watched.key[..]);
+    let keys = program.commands.iter().flat_map(|command| {
+        let spec = table::lookup(&command.args[0]).expect("a command that was checked");
+        table::keys(spec, &command.args).into_iter().flatten().map(|key| &key[..])
+    });
+    watched.chain(keys)
 }
 
 /// Bytes of answers that a turn may still make. An answer is held in memory until the turn ends, so reads beyond it
@@ -139,6 +174,8 @@ pub struct ReadTask {
     pub applied_index: u64,
     /// How old the answer may be, where the read asked for no guarantee.
     pub freshness: Option<protocol::Freshness>,
+    /// The shard's slots when the task was made.
+    slots: Option<Slots>,
     query: Query,
 }
 
@@ -237,6 +274,9 @@ impl Replica {
 
     /// Serves the reads whose index is applied by now, as far as the turn's budget goes.
     pub fn serve_reads(&mut self, clock: Clock, budget: &mut Budget, effects: &mut Vec<Effect>) {
+        if self.is_being_replaced() {
+            return;
+        }
         let applied = self.raft.applied();
         while self.reads.confirmed.front().is_some_and(|(index, _)| *index <= applied) && !budget.is_used_up()
         {
@@ -257,7 +297,7 @@ impl Replica {
         let applied = self.raft.applied();
         // Those that wait for the budget come first.
         let others_wait = self.reads.confirmed.front().is_some_and(|(first, _)| *first <= applied);
-        if index > applied || others_wait || budget.is_used_up() {
+        if index > applied || others_wait || self.is_being_replaced() || budget.is_used_up() {
             self.reads.bytes += read.bytes();
             self.reads.confirm(index, read);
         } else {
@@ -266,6 +306,9 @@ impl Replica {
     }
 
     fn serve(&self, read: ReadRequest, clock: Clock, budget: &mut Budget, effects: &mut Vec<Effect>) {
+        if self.slots != read.slots && self.slots.is_some_and(|slots| !read.query.lies_in(slots)) {
+            return effects.push(refuse(&read, Refusal::Unavailable { why: SPLITTING.to_owned() }));
+        }
         let lag_ms = read.stale.then(|| self.freshness.at(clock.now));
         let applied_index = self.raft.applied().0;
         let task = ReadTask {
@@ -276,6 +319,7 @@ impl Replica {
             now_ms: clock.wall_ms.max(self.time_ms),
             applied_index,
             freshness: lag_ms.map(|lag_ms| protocol::Freshness { applied_index, lag_ms }),
+            slots: self.slots,
             query: read.query,
         };
         effects.push(match task.run(ReadTier::Memory) {
@@ -332,7 +376,29 @@ impl ReadTask {
     /// Reads from memory alone, or from disk too; `None` when memory does not hold the answer. A reader thread calls
     /// this with [`ReadTier::All`], which always answers.
     pub fn run(&self, tier: ReadTier) -> Option<ReadDone> {
-        let result = match &self.query {
+        let result = self.read(tier)?;
+        let result = match tier {
+            ReadTier::All => result.and_then(|answer| self.still_own().map(|()| answer)),
+            ReadTier::Memory => result,
+        };
+        Some(ReadDone { origin: self.origin, reply: Reply { id: self.request, result } })
+    }
+
+    /// That what was read has not gone to another shard, and been removed here, since the task was made.
+    fn still_own(&self) -> Result<(), Refusal> {
+        let failed = |why: String| Refusal::Internal { why };
+        match division::read(self.engine.as_ref()) {
+            Ok(Ok(Some(own))) if Some(own.slots) != self.slots && !self.query.lies_in(own.slots) => {
+                Err(Refusal::Unavailable { why: SPLITTING.to_owned() })
+            }
+            Ok(Ok(_)) | Err(StoreError::Destroyed { .. }) => Ok(()),
+            Ok(Err(error)) => Err(failed(error.to_string())),
+            Err(error) => Err(failed(error.to_string())),
+        }
+    }
+
+    fn read(&self, tier: ReadTier) -> Option<Result<Answer, Refusal>> {
+        Some(match &self.query {
             Query::Get { namespace, slot, key } => self.value(*namespace, *slot, key, tier)?.map(|value| {
                 let value = value.map(|value| Value { data: value.data, version: value.version });
                 Answer::Value { value, freshness: self.freshness }
@@ -368,8 +434,7 @@ impl ReadTask {
             Query::Scan { namespace, slots, start, end, limit, keys_only } => {
                 self.scan(*namespace, *slots, start, end.as_ref(), *limit, *keys_only)
             }
-        };
-        Some(ReadDone { origin: self.origin, reply: Reply { id: self.request, result } })
+        })
     }
 
     fn value(

@@ -40,6 +40,7 @@ impl CoreSetup {
         let mut wal = Wal::new(self.wal_config(), recovered);
         let mut forgotten = std::mem::take(&mut plan.forgotten);
         self.clear_folders(&plan)?;
+        self.home.clear_drafts().map_err(|source| ServeError::Begin { core, source })?;
         let mut opened = Vec::new();
         for (shard, generation) in std::mem::take(&mut plan.held) {
             match self.open_replica(shard, generation, &wal) {
@@ -104,12 +105,16 @@ impl CoreSetup {
         let damaged = held(&mut recovered.damage.iter().flat_map(|damage| damage.streams.iter().copied()));
         let whole: Vec<Held> =
             held(&mut recovered.streams()).into_iter().filter(|replica| !damaged.contains(replica)).collect();
+        let blank: Vec<Held> = (recovered.streams().filter(|stream| recovered.is_blank(*stream)))
+            .map(|stream| replica_id::of_stream(stream.0))
+            .collect();
         let folders = self.home.replicas().map_err(|source| ServeError::Begin { core, source })?;
         Ok(Plan::of(&Found {
             stage: self.data.stage(),
             shards: &shards,
             placed: &placed,
             streams: &whole,
+            blank: &blank,
             damaged: &damaged,
             hidden: recovered.damage.iter().any(|damage| damage.may_hide_streams),
             folders: &folders,
@@ -172,6 +177,7 @@ impl CoreSetup {
             applied_term: Term(applied.term),
             conf_state,
             topology: machine.topology().cloned(),
+            domain: machine.domain(),
         };
         let library =
             self.home.library(shard, generation).map_err(|error| HomeError::Refused(error.to_string()))?;

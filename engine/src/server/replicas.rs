@@ -3,6 +3,8 @@
 //! A replica is held when its stream is in the log. Invariants:
 //! - a stream of which records may be lost is never used again: its shard gets a fresh replica, under a name that has
 //!   promised nothing, which asks the group to be taken in;
+//! - a blank stream of a founding replica that has no folder was made for a replica that another shard's was to be cut
+//!   into, before a crash: it stays as it is, for the entry that makes the folder will be applied again;
 //! - no folder outlives its replica, unless it is set aside because the replica was lost, not removed.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,6 +25,8 @@ pub(crate) struct Found<'a> {
     pub placed: &'a [u32],
     /// The replicas whose streams are whole.
     pub streams: &'a [Held],
+    /// Those of them whose streams were begun and nothing else.
+    pub blank: &'a [Held],
     /// The replicas whose streams may have lost records.
     pub damaged: &'a [Held],
     /// Whether the log is so damaged that streams may be missing from both.
@@ -46,12 +50,26 @@ pub(crate) struct Plan {
     pub leftovers: Vec<Held>,
 }
 
+impl Found<'_> {
+    /// Whether a stream waits for its replica to be made.
+    fn is_unborn(&self, held: Held) -> bool {
+        let waits = self.stage == Stage::Running && held.1 == FOUNDING;
+        waits && self.blank.contains(&held) && !self.folders.contains(&held)
+    }
+}
+
 impl Plan {
     pub fn of(found: &Found<'_>) -> Plan {
         let mut plan = Plan::default();
+        let unborn = |held: &Held| found.is_unborn(*held);
         for &(shard, generation) in found.streams {
-            let twice = found.streams.iter().filter(|(other, _)| *other == shard).count() > 1;
-            if twice {
+            let mut others = found.streams.iter().filter(|other| other.0 == shard && other.1 != generation);
+            if unborn(&(shard, generation)) {
+                // A replica that was made at a leader's invitation took its place, and the stream's removal was lost.
+                if others.next().is_some() {
+                    plan.forgotten.push((shard, generation));
+                }
+            } else if others.any(|other| !unborn(other)) {
                 plan.forgotten.push((shard, generation));
                 plan.fresh.insert(shard);
             } else {
@@ -95,6 +113,7 @@ mod tests {
             shards: &[0, 2, 4],
             placed: &[0, 2],
             streams: &[],
+            blank: &[],
             damaged: &[],
             hidden: false,
             folders: &[],
@@ -147,6 +166,26 @@ mod tests {
         assert_eq!(Plan::of(&Found { stage: Stage::Founding, ..damage }), expected);
         let harmless = Found { hidden: false, ..damage };
         assert_eq!(Plan::of(&harmless), Plan { leftovers: vec![(0, 0)], ..Plan::default() });
+    }
+
+    #[test]
+    fn a_stream_that_waits_for_its_replica_is_left_alone() {
+        let waits = Found {
+            streams: &[(0, 0), (2, 0)],
+            blank: &[(2, 0)],
+            folders: &[(0, 0)],
+            ..found(Stage::Running)
+        };
+        assert_eq!(Plan::of(&waits), Plan { held: [(0, 0)].into(), ..Plan::default() });
+        // The folder was made: so is the replica.
+        let made = Found { folders: &[(0, 0), (2, 0)], ..waits };
+        assert_eq!(Plan::of(&made), Plan { held: [(0, 0), (2, 0)].into(), ..Plan::default() });
+        // What is not blank has lost its folder: as ever.
+        let lost = Found { blank: &[], ..waits };
+        assert_eq!(Plan::of(&lost), Plan { held: [(0, 0), (2, 0)].into(), ..Plan::default() });
+        let invited = Found { streams: &[(2, 0), (2, 7)], folders: &[(2, 7)], ..waits };
+        let expected = Plan { held: [(2, 7)].into(), forgotten: vec![(2, 0)], ..Plan::default() };
+        assert_eq!(Plan::of(&invited), expected);
     }
 
     #[test]

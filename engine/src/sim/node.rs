@@ -115,7 +115,9 @@ pub struct Setup {
 impl Setup {
     /// The members that a shard begins with.
     pub fn founders(&self, shard: u32) -> &ConfState {
-        &self.founders[usize::try_from(shard).expect("few shards")]
+        static NOBODY: ConfState =
+            ConfState { voters: Vec::new(), learners: Vec::new(), voters_outgoing: Vec::new() };
+        self.founders.get(usize::try_from(shard).expect("few shards")).unwrap_or(&NOBODY)
     }
 
     /// The settings of a core.
@@ -241,12 +243,16 @@ impl CoreSlot {
             .map(|stream| replica_id::of_stream(stream.0))
             .filter(|held| !damaged.contains(held))
             .collect();
+        let blank: Vec<(u32, u64)> = (recovered.streams().filter(|stream| recovered.is_blank(*stream)))
+            .map(|stream| replica_id::of_stream(stream.0))
+            .collect();
         let folders: Vec<(u32, u64)> = self.engines.keys().copied().collect();
         Replicas::of(&Found {
             stage,
             shards: &shards,
             placed: &placed,
             streams: &streams,
+            blank: &blank,
             damaged: &damaged,
             hidden: recovered.damage.iter().any(|damage| damage.may_hide_streams),
             folders: &folders,
@@ -297,6 +303,7 @@ impl CoreSlot {
             applied_term: Term(applied.term),
             conf_state: hosted.machine.conf_state().clone(),
             topology: hosted.machine.topology().cloned(),
+            domain: hosted.machine.domain(),
         }
     }
 

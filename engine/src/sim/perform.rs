@@ -6,22 +6,24 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use net::frame::FrameDecoder;
 use net::peer::{GroupMessage, PeerEncoder, decode_messages};
-use raft::{FetchId, Index, LogReadError};
+use raft::{FetchId, Index, LogReadError, Term};
 use wal::disk::sim::SimDone;
 use wal::{ReadPlan, SegmentTask, WriteBatch};
 
 use super::network::Fate;
 use super::oracle::Verdict;
 use super::plan::MS;
-use super::store::Image;
+use super::store::{Image, SimEngine};
 use super::trace::note;
 use super::world::{Happening, Place, World};
 use crate::convert;
 use crate::core::{
-    ApplyBatch, Effect, Event, Installed, Origin, ReadTask, ReceivedSnapshot, ReplicaId, SnapshotOffer,
-    TakenSnapshot,
+    ApplyBatch, Effect, Event, Installed, Opened, Origin, ReadTask, ReceivedSnapshot, ReplicaId,
+    SnapshotOffer, TakenSnapshot,
 };
+use crate::machine::{Cut, division};
 use crate::placement;
+use crate::replica_id::FOUNDING;
 use crate::store::{ReadTier, StorageEngine};
 use net::protocol::Reply;
 
@@ -31,6 +33,8 @@ pub enum Job {
     Apply(Vec<ApplyBatch>),
     /// Replace a state machine by a snapshot.
     Install(ReplicaId, ReceivedSnapshot),
+    /// Open the state machine of a shard that was cut off another.
+    Open(ReplicaId),
     /// Open an empty state machine.
     Create(ReplicaId, u64),
     /// Drop one for good.
@@ -88,6 +92,11 @@ impl World {
             Effect::CreateReplica { replica, generation } => {
                 self.lane(place, Job::Create(replica, generation));
             }
+            Effect::OpenReplica { replica } => self.lane(place, Job::Open(replica)),
+            Effect::TellKin { core, kin } => {
+                let own = u32::try_from(place.core).expect("few cores");
+                self.mesh(place, core, Event::Kin { core: own, kin });
+            }
             Effect::DestroyReplica { replica, generation, .. } => {
                 self.lane(place, Job::Destroy(replica, generation));
             }
@@ -102,7 +111,7 @@ impl World {
                 self.broadcast(place, || Event::Reports(reports.clone()));
             }
             Effect::Report(reports) => self.mesh(place, 0, Event::Reports(reports)),
-            Effect::Stopped => {}
+            Effect::Reclaim { .. } | Effect::Stopped => {}
         }
         Ok(())
     }
@@ -252,6 +261,18 @@ impl World {
         let event = match slot.lane.pop_front().expect("one job per happening") {
             Job::Apply(batches) => self.apply(place, batches)?,
             Job::Install(replica, snapshot) => self.install(place, replica, &snapshot)?,
+            Job::Open(replica) => {
+                let hosted = slot.host(&self.setup, replica, FOUNDING, &mut self.streams.store);
+                let (applied, machine) = (hosted.machine.applied(), &hosted.machine);
+                let opened = Opened {
+                    engine: crate::core::Engine(hosted.engine.clone()),
+                    applied: Index(applied.index),
+                    applied_term: Term(applied.term),
+                    conf_state: machine.conf_state().clone(),
+                    domain: machine.domain(),
+                };
+                Event::ReplicaOpened { replica, opened }
+            }
             Job::Create(replica, generation) => {
                 slot.engines.remove(&(replica.shard, generation));
                 let hosted = slot.host(&self.setup, replica, generation, &mut self.streams.store);
@@ -279,16 +300,30 @@ impl World {
     ) -> Result<Event, raft::testing::checker::Violation> {
         let node = self.nodes[place.node].id;
         let slot = &mut self.nodes[place.node].cores[place.core];
-        let mut done = Vec::with_capacity(batches.len());
+        let (mut done, mut born) = (Vec::with_capacity(batches.len()), Vec::new());
         for batch in batches {
             let hosted =
                 slot.hosted.get_mut(&batch.replica).expect("a machine for every replica of the core");
-            let result = hosted.machine.apply(&batch.entries).unwrap_or_else(|error| {
+            let (cold, rng) = (self.setup.plan.store.cold, self.streams.store.fork());
+            let (parent, mut made) = (hosted.engine.clone(), None);
+            let found = |_: &dyn StorageEngine, cut: &Cut, applied| {
+                let child = SimEngine::new(cold, rng);
+                child.install(&parent.image());
+                division::found(&child, cut, applied).expect("a simulated engine always can");
+                made = Some((cut.into, child));
+            };
+            let applied = batch.apply(&mut hosted.machine, found).unwrap_or_else(|error| {
                 panic!("node {node} cannot apply to shard {}: {error}", batch.replica.shard)
             });
-            let index = result.applied.index;
+            let index = hosted.machine.applied().index;
             self.oracle.observe_state(node, batch.replica.shard, index, hosted.engine.hash())?;
-            done.push(batch.done(result, hosted.machine.times()));
+            done.push(applied);
+            born.extend(made);
+        }
+        for (shard, engine) in born {
+            let cores = u32::try_from(self.nodes[place.node].cores.len()).expect("few cores");
+            let core = usize::try_from(placement::core_of(shard, cores)).expect("few cores");
+            self.nodes[place.node].cores[core].engines.insert((shard, FOUNDING), Arc::new(engine));
         }
         Ok(Event::Applied(done))
     }
@@ -322,11 +357,9 @@ impl World {
         hosted.machine = super::open_machine(shared, &snapshot.meta.conf_state);
         self.counts.snapshots_installed += 1;
         self.oracle.observe_snapshot(node.id, replica.shard, image.applied.index, hosted.engine.hash())?;
-        let installed = Installed {
-            applied: Index(image.applied.index),
-            time_ms: hosted.machine.clock_ms(),
-            topology: hosted.machine.topology().cloned().map(Box::new),
-        };
+        let (time_ms, domain) = (hosted.machine.clock_ms(), hosted.machine.domain());
+        let topology = hosted.machine.topology().cloned().map(Box::new);
+        let installed = Installed { applied: Index(image.applied.index), time_ms, topology, domain };
         Ok(Event::SnapshotInstalled { replica, result: Ok(installed) })
     }
 

@@ -67,6 +67,12 @@ impl State {
         }
         old
     }
+
+    /// As [`State::set`], and remembers how to undo it.
+    fn change(&mut self, key: &[u8], value: Option<&[u8]>) {
+        let old = self.set(key, value);
+        self.undo.push((Bytes::copy_from_slice(key), old));
+    }
 }
 
 impl SimEngine {
@@ -144,12 +150,17 @@ impl StorageEngine for SimEngine {
         let mut state = self.live()?;
         assert!(writes.applied.index > state.applied.index, "the applied position must grow");
         for write in writes.writes {
-            let (key, value) = match write {
-                Write::Put { key, value } => (*key, Some(*value)),
-                Write::Delete { key } => (*key, None),
-            };
-            let old = state.set(key, value);
-            state.undo.push((Bytes::copy_from_slice(key), old));
+            match write {
+                Write::Put { key, value } => state.change(key, Some(value)),
+                Write::Delete { key } => state.change(key, None),
+                Write::DeleteRange { start, end } if start < end => {
+                    let range = (Bound::Included(*start), Bound::Excluded(*end));
+                    let keys: Vec<Bytes> =
+                        state.map.range::<[u8], _>(range).map(|(key, _)| key.clone()).collect();
+                    keys.iter().for_each(|key| state.change(key, None));
+                }
+                Write::DeleteRange { .. } => {}
+            }
         }
         state.applied = writes.applied;
         Ok(())

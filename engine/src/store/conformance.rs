@@ -22,7 +22,7 @@ pub type Open = fn(&Path) -> Box<dyn StorageEngine>;
 macro_rules! conformance_tests {
     ($open:expr) => {
         $crate::conformance_tests!($open;
-            a_fresh_engine_is_empty, writes_are_seen_in_order, the_position_must_grow,
+            a_fresh_engine_is_empty, writes_are_seen_in_order, a_range_is_removed_with_all_in_it, the_position_must_grow,
             a_flush_makes_everything_durable, what_is_reopened_is_a_prefix, scans_respect_their_limits,
             a_consistent_read_sees_nothing_of_what_is_applied_meanwhile, memory_reads_never_lie, values_outlive_what_they_came_from,
             a_checkpoint_is_installed_whole, a_checkpoint_keeps_its_place, a_bad_checkpoint_changes_nothing,
@@ -106,6 +106,40 @@ pub fn writes_are_seen_in_order(open: Open) {
     assert_eq!(get(engine, b"\x01b"), Some(Vec::new()));
     apply(engine, 9, &[]);
     assert_eq!(engine.applied().expect("applied"), at(9));
+}
+
+/// A range takes what lies in it, wherever that is by then, and nothing else; what is written after it stays.
+pub fn a_range_is_removed_with_all_in_it(open: Open) {
+    let folder = scratch();
+    let path = folder.path().join("engine");
+    let keys = |from: u16, to: u16| (from..to).map(|number| [&[1], &number.to_be_bytes()[..]].concat());
+    let expected: Model = keys(0, 100).chain(keys(201, 300)).map(|key| (key, vec![3; 2000])).collect();
+    {
+        let engine = open(&path);
+        let engine = engine.as_ref();
+        for (index, (from, to)) in (1..).zip([(0, 150), (150, 300)]) {
+            let written: Vec<_> = keys(from, to).collect();
+            let writes: Vec<_> = written.iter().map(|key| put(key, &[3; 2000])).collect();
+            apply(engine, index, &writes);
+            if index == 1 {
+                engine.flush().expect("flush");
+            }
+        }
+        let (start, end) = ([1, 0, 100], [1, 0, 201]);
+        let inside = [1, 0, 150];
+        let range = |start, end| Write::DeleteRange { start, end };
+        apply(engine, 3, &[put(&inside, b"new"), range(&start, &end), range(&end, &start)]);
+        for key in [&start, &inside] {
+            assert_eq!(get(engine, key), None);
+            assert_ne!(engine.get(key, ReadTier::Memory).expect("get"), Lookup::Found(vec![3; 2000].into()));
+        }
+        assert_eq!(contents(engine), expected);
+        apply(engine, 4, &[range(&inside, &inside), put(&inside, b"again")]);
+        assert_eq!(get(engine, &inside), Some(b"again".to_vec()));
+        apply(engine, 5, &[delete(&inside)]);
+        engine.flush().expect("flush");
+    }
+    assert_eq!(contents(open(&path).as_ref()), expected);
 }
 
 /// Applying an entry twice panics and changes nothing.

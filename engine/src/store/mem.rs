@@ -105,6 +105,7 @@ impl StorageEngine for MemEngine {
                 Write::Delete { key } => {
                     state.map.remove(key);
                 }
+                Write::DeleteRange { start, end } => state.map.remove_range(start, end),
             }
         }
         state.applied = writes.applied;

@@ -69,6 +69,11 @@ impl RocksEngine {
         Ok(Self { root: root.to_owned(), shared: shared.clone(), state: RwLock::new(Some(state)) })
     }
 
+    /// Where the first database of an engine's folder lies: a checkpoint that is made there is what the engine opens.
+    pub fn first_database(root: &Path) -> PathBuf {
+        folder::database(root, 1)
+    }
+
     /// Takes a generation back that turned out not to open, so that the one before counts again.
     fn withdraw(&self, generation: u64, error: OpenError) -> OpenError {
         let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
@@ -173,6 +178,10 @@ impl StorageEngine for RocksEngine {
 
     fn flush(&self) -> Result<(), StoreError> {
         self.live()?.flush()
+    }
+
+    fn reclaim(&self) -> Result<(), StoreError> {
+        self.live()?.reclaim(self.shared.blob_gc_age_percent())
     }
 
     fn destroy(&self) -> Result<(), StoreError> {

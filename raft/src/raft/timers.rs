@@ -91,6 +91,11 @@ impl<S: LogStorage> Raft<S> {
         }
     }
 
+    /// No leader was heard before this node began.
+    pub(crate) fn release_hold(&mut self) {
+        self.timers.hold = false;
+    }
+
     /// One tick without a leader's sign of life.
     pub(super) fn tick_election(&mut self) {
         self.timers.elapsed_ticks = self.timers.elapsed_ticks.saturating_add(1);

@@ -7,7 +7,7 @@ use crate::ledger::Ledger;
 use crate::pool::FreeSegment;
 use crate::quarantine::Quarantine;
 use crate::stream::StreamLog;
-use crate::types::{BatchId, Lsn, SegmentId, StreamId};
+use crate::types::{BatchId, Lsn, SegmentId, StreamId, StreamState};
 
 /// Writes that were never acknowledged and were cut from the end of the log: normal after a crash.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,5 +102,12 @@ impl Recovered {
     /// The streams found.
     pub fn streams(&self) -> impl Iterator<Item = StreamId> + '_ {
         self.state.streams.keys().copied()
+    }
+
+    /// Whether a stream was begun and nothing else: it never held an entry, nor a state other than the first.
+    pub fn is_blank(&self, stream: StreamId) -> bool {
+        let blank = |state: Option<StreamState>| state.is_none_or(|state| state == StreamState::default());
+        let log = self.state.streams.get(&stream);
+        log.is_some_and(|log| blank(log.state()) && log.base_index() == 0 && log.last_index() == 0)
     }
 }

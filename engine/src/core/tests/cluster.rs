@@ -9,18 +9,18 @@ use net::peer::GroupMessage;
 use net::protocol::{Answer, Op, Refusal, Reply, Request};
 use net::slot::slot_of;
 use net::types::RequestId;
-use raft::{Index, Nanos, SnapshotMeta, Term};
+use raft::{ConfState, Index, Nanos, SnapshotMeta, Term};
 use wal::{Recovered, Wal, WalConfig};
 
 use crate::config::Config;
 use crate::core::{
-    ConnectionId, Core, CoreConfig, Effect, Event, Installed, Origin, ReceivedSnapshot, ReplicaId,
+    ConnectionId, Core, CoreConfig, Effect, Event, Installed, Opened, Origin, ReceivedSnapshot, ReplicaId,
     ReplicaSeed, ShardStatus, SnapshotOffer, TakenSnapshot,
 };
-use crate::machine::Machine;
+use crate::machine::{Cut, Machine, division};
 use crate::placement;
 use crate::replica_id;
-use crate::store::{MemEngine, ReadTier, StorageEngine};
+use crate::store::{Applied, MemEngine, OpenError, ReadTier, StorageEngine, offspring};
 
 pub const TICK: Nanos = Nanos::from_millis(50);
 pub const SHARDS: u32 = 4;
@@ -144,6 +144,7 @@ impl Node {
                 applied_term: Term(0),
                 conf_state: founders,
                 topology: None,
+                domain: None,
             });
         }
         let wal_config = WalConfig {
@@ -190,6 +191,7 @@ impl Node {
                 Effect::SendSnapshot { replica, offer, .. } => offers.push((replica, offer)),
                 Effect::DropSnapshot { .. } => self.dropped_snapshots += 1,
                 Effect::Stopped => self.stopped = true,
+                Effect::MapChanged(_) => {}
                 other => self.perform(other),
             }
         }
@@ -201,9 +203,12 @@ impl Node {
         let event = match effect {
             Effect::Apply(batches) => {
                 let applied = batches.into_iter().map(|batch| {
-                    let machine = self.machines.get_mut(&batch.replica).expect("a machine for every replica");
-                    let applied = machine.apply(&batch.entries).unwrap();
-                    batch.done(applied, machine.times())
+                    let (machines, folder) = (&mut self.machines, &self.folder);
+                    let machine = machines.get_mut(&batch.replica).expect("a machine for every replica");
+                    let found = |parent: &dyn StorageEngine, cut: &Cut, applied| {
+                        found(folder.path(), parent, cut, applied)
+                    };
+                    batch.apply(machine, found).unwrap()
                 });
                 Event::Applied(applied.collect())
             }
@@ -223,8 +228,8 @@ impl Node {
                 let applied = engine.0.install_checkpoint(&snapshot.place).unwrap();
                 let machine = Machine::open(engine.0, snapshot.meta.conf_state).unwrap();
                 let topology = machine.topology().cloned().map(Box::new);
-                let installed =
-                    Installed { applied: Index(applied.index), time_ms: machine.clock_ms(), topology };
+                let (time_ms, domain) = (machine.clock_ms(), machine.domain());
+                let installed = Installed { applied: Index(applied.index), time_ms, topology, domain };
                 self.machines.insert(replica, machine);
                 Event::SnapshotInstalled { replica, result: Ok(installed) }
             }
@@ -236,6 +241,21 @@ impl Node {
                 self.machines.insert(replica, Machine::open(engine.clone(), founders).unwrap());
                 Event::ReplicaCreated { replica, engine: crate::core::Engine(engine) }
             }
+            Effect::OpenReplica { replica } => {
+                let name = replica_id::folder(replica.shard, replica_id::FOUNDING);
+                let engine = MemEngine::open(&self.folder.path().join(name).join("store")).unwrap();
+                let machine = Machine::open(Arc::new(engine), ConfState::default()).unwrap();
+                let opened = Opened {
+                    engine: crate::core::Engine(machine.engine().clone()),
+                    applied: Index(machine.applied().index),
+                    applied_term: Term(machine.applied().term),
+                    conf_state: machine.conf_state().clone(),
+                    domain: machine.domain(),
+                };
+                self.machines.insert(replica, machine);
+                Event::ReplicaOpened { replica, opened }
+            }
+            Effect::Reclaim { .. } => return,
             Effect::DestroyReplica { replica, generation, .. } => {
                 self.machines.remove(&replica).expect("a replica is destroyed once");
                 self.destroyed.push((replica.shard, generation));
@@ -265,6 +285,15 @@ impl Node {
         let held = std::mem::take(&mut self.held_writes);
         self.events.extend(held.into_iter().map(|batch| Event::WalWritten { batch }));
     }
+}
+
+/// Makes the replica of a new shard in a node's folder.
+fn found(node: &Path, parent: &dyn StorageEngine, cut: &Cut, applied: Applied) {
+    let name = replica_id::folder(cut.into, replica_id::FOUNDING);
+    let open =
+        |place: &Path| -> Result<Arc<dyn StorageEngine>, OpenError> { Ok(Arc::new(MemEngine::open(place)?)) };
+    offspring::make(parent, (node, &name), false, &open, |engine| division::found(engine, cut, applied))
+        .unwrap();
 }
 
 impl Cluster {

@@ -9,6 +9,7 @@ use super::{Model, Open, Write, apply, contents, put, scratch};
 #[derive(Clone, Debug)]
 enum Step {
     Apply(Vec<(u8, Option<u16>)>),
+    RemoveRange(u8, u8),
     Flush,
     Reopen,
     Checkpoint,
@@ -18,6 +19,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let write = (0..12_u8, proptest::option::weighted(0.7, 0..3000_u16));
     let step = prop_oneof![
         8 => proptest::collection::vec(write, 0..8).prop_map(Step::Apply),
+        1 => (0..12_u8, 0..12_u8).prop_map(|(start, end)| Step::RemoveRange(start, end)),
         1 => Just(Step::Flush),
         1 => Just(Step::Reopen),
         1 => Just(Step::Checkpoint),
@@ -65,6 +67,14 @@ fn run_history(open: Open, steps: &[Step]) {
                     }
                 }
                 apply(engine.as_ref(), index, &writes);
+                states.push(state);
+            }
+            Step::RemoveRange(start, end) => {
+                let mut state = states.last().expect("there is a first").clone();
+                let index = u64::try_from(states.len()).expect("a short history");
+                let (start, end) = (vec![1, *start], vec![1, *end]);
+                apply(engine.as_ref(), index, &[Write::DeleteRange { start: &start, end: &end }]);
+                state.retain(|key, _| *key < start || *key >= end);
                 states.push(state);
             }
             Step::Flush => engine.flush().expect("flush"),

@@ -88,6 +88,12 @@ impl CowMap {
         }
     }
 
+    /// Removes the items of `[start, end)`.
+    pub(super) fn remove_range(&mut self, start: &[u8], end: &[u8]) {
+        let keys: Vec<Bytes> = self.range(start, end).map(|(key, _)| key.clone()).collect();
+        keys.iter().for_each(|key| self.remove(key));
+    }
+
     /// The items of `[start, end)`, in order.
     pub(super) fn range<'a>(
         &'a self,
@@ -147,6 +153,7 @@ mod tests {
     enum Step {
         Insert(u16, u8),
         Remove(u16),
+        RemoveRange(u16, u16),
         Copy,
     }
 
@@ -154,6 +161,7 @@ mod tests {
         prop_oneof![
             6 => (0..900_u16, any::<u8>()).prop_map(|(key, value)| Step::Insert(key, value)),
             4 => (0..900_u16).prop_map(Step::Remove),
+            1 => (0..900_u16, 0..60_u16).prop_map(|(key, keys)| Step::RemoveRange(key, key + keys)),
             1 => Just(Step::Copy),
         ]
     }
@@ -196,6 +204,11 @@ mod tests {
                     Step::Remove(key) => {
                         map.remove(&bytes(key));
                         model.remove(&bytes(key));
+                    }
+                    Step::RemoveRange(start, end) => {
+                        let (start, end) = (bytes(start), bytes(end));
+                        map.remove_range(&start, &end);
+                        model.retain(|key, _| *key < start || *key >= end);
                     }
                     Step::Copy => copies.push((map.clone(), model.clone())),
                 }

@@ -10,6 +10,11 @@ const DATABASE: &str = "db-";
 const PROVISIONAL: &str = "new-";
 const DEAD: &str = "dead-";
 
+/// Where generation `generation` lies in the folder `root`.
+pub(super) fn database(root: &Path, generation: u64) -> PathBuf {
+    root.join(format!("{DATABASE}{generation:08}"))
+}
+
 /// A locked folder; dropping it unlocks.
 pub(super) struct Folder {
     root: PathBuf,
@@ -34,7 +39,7 @@ impl Folder {
 
     /// Where generation `generation` lies.
     pub(super) fn database(&self, generation: u64) -> PathBuf {
-        self.named(DATABASE, generation)
+        database(&self.root, generation)
     }
 
     /// Where generation `generation` is made.

@@ -7,7 +7,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use rocksdb::checkpoint::Checkpoint;
-use rocksdb::{DB, DBPinnableSlice, ErrorKind, ReadOptions, ReadTier as RocksTier, WriteBatch, WriteOptions};
+use rocksdb::{
+    BottommostLevelCompaction, CompactOptions, DB, DBPinnableSlice, ErrorKind, ReadOptions,
+    ReadTier as RocksTier, WriteBatch, WriteOptions,
+};
 
 use super::shared::{Corpse, RocksShared};
 use crate::command::META_TAG;
@@ -122,6 +125,9 @@ impl Live {
             match write {
                 Write::Put { key, value } => batch.put(key, value),
                 Write::Delete { key } => batch.delete(key),
+                // One that is reversed would be taken for damage later.
+                Write::DeleteRange { start, end } if start < end => batch.delete_range(start, end),
+                Write::DeleteRange { .. } => {}
             }
         }
         batch.put(APPLIED_KEY, encode_applied(writes.applied));
@@ -207,6 +213,22 @@ impl Live {
 
     pub(super) fn flush(&self) -> Result<(), StoreError> {
         self.database().flush().map_err(|error| self.error(&error))
+    }
+
+    /// Writes everything anew, but for what was removed; blob files go when nothing in them is referred to any more, so
+    /// what is left in each moves, whatever its age.
+    pub(super) fn reclaim(&self, age_percent: u8) -> Result<(), StoreError> {
+        self.flush()?;
+        let cutoff = |percent: u8| (f64::from(percent.min(100)) / 100.0).to_string();
+        let set = |percent| {
+            self.database().set_options(&[("blob_garbage_collection_age_cutoff", &cutoff(percent))])
+        };
+        set(100).map_err(|error| self.error(&error))?;
+        let mut options = CompactOptions::default();
+        options.set_exclusive_manual_compaction(false);
+        options.set_bottommost_level_compaction(BottommostLevelCompaction::Force);
+        self.database().compact_range_opt(None::<&[u8]>, None::<&[u8]>, &options);
+        set(age_percent).map_err(|error| self.error(&error))
     }
 
     /// Ends flushes and compactions; waits for those that run.
@@ -398,6 +420,7 @@ fn batch_bytes(writes: &WriteSet<'_>) -> usize {
     let bytes = |write: &Write<'_>| match write {
         Write::Put { key, value } => BATCH_WRITE_BYTES + key.len() + value.len(),
         Write::Delete { key } => BATCH_WRITE_BYTES + key.len(),
+        Write::DeleteRange { start, end } => BATCH_WRITE_BYTES + start.len() + end.len(),
     };
     let all: usize = writes.writes.iter().map(bytes).sum();
     BATCH_HEADER_BYTES + all + BATCH_WRITE_BYTES + APPLIED_KEY.len() + APPLIED_BYTES

@@ -91,6 +91,11 @@ impl RocksShared {
         self.parts.memtables.get_usage()
     }
 
+    /// The share of blobs, the oldest, that is moved when what refers to it is compacted.
+    pub(super) fn blob_gc_age_percent(&self) -> u8 {
+        self.parts.config.blob_gc_age_percent
+    }
+
     pub(super) fn reaper(&self) -> Sender<Corpse> {
         self.parts.reaper.clone()
     }
