@@ -31,7 +31,7 @@ pub enum MapFileError {
     },
     /// It is not what was written.
     #[error(
-        "{path} is damaged ({why}); remove it and start once with `ringkv serve --join ADDR`, where ADDR is the binary door of a running node: this one then gets the map from there and keeps its data"
+        "{path} is damaged ({why}): start once with `ringkv serve --join ADDR`, where ADDR is the binary door of a running node; this one then gets the map from there, and keeps its data"
     )]
     Damaged {
         /// The file.

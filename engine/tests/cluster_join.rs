@@ -10,9 +10,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use harness::{Cluster, Settings, Signal, Wire, until, with_client};
 use net::map::{ClusterMap, NodeInfo};
+use net::protocol::ClusterOp;
 
 /// A node is in the cluster, or a change of its entry in every map, within this.
 const SOON: Duration = Duration::from_secs(30);
+/// All shards are where they are to be within this, on two CPUs that do everything else too.
+const MOVED: Duration = Duration::from_secs(90);
 
 fn settings() -> Settings {
     Settings { nodes: 3, shards: 4, ..Settings::default() }
@@ -194,4 +197,68 @@ fn a_node_without_its_map_gets_it_again() {
     with_client(cluster.endpoints(), async |client| {
         assert!(client.get("key-1").await.expect("a read").is_some());
     });
+}
+
+/// Waits until no shard is on its way, and `node` has `wanted` replicas or more.
+fn wait_until_settled(cluster: &Cluster, node: u64, wanted: u32) {
+    until("shards to be where they are to be", MOVED, || {
+        let account = with_client(cluster.endpoints(), async |client| {
+            client.cluster(ClusterOp::Map { epoch: None }).await
+        });
+        let account = account.map_err(|error| error.to_string())?;
+        let has = account.replicas.get(&node).copied().unwrap_or(0);
+        if account.moving.is_empty() && account.waiting.is_empty() && has >= wanted {
+            return Ok(());
+        }
+        Err(format!("node {node} has {has} replicas; {:?}, {:?}", account.moving, account.waiting))
+    });
+}
+
+#[test]
+fn a_joined_node_that_has_lost_its_disk_gets_its_replicas_back() {
+    let mut cluster = Cluster::start(settings());
+    let others = cluster.endpoints();
+    serves_everything(&cluster, 1, 1);
+    let joined = cluster.join_node();
+    wait_until_settled(&cluster, joined, 1);
+    cluster.node_mut(joined).kill();
+    cluster.node_mut(joined).wipe();
+    cluster.node_mut(joined).start_joining(&others);
+    wait_until_known(&cluster, joined, &[1, 2, 3, joined]);
+    assert_eq!(cluster.node(joined).says("takes the place of a lost one"), 1);
+    wait_until_settled(&cluster, joined, 1);
+    cluster.wait_until_all_caught_up(MOVED);
+    serves_everything(&cluster, joined, 2);
+}
+
+#[test]
+fn a_node_that_has_left_hears_of_it_and_may_come_back() {
+    let mut cluster = Cluster::start(settings());
+    let others = cluster.endpoints();
+    let joined = cluster.join_node();
+    wait_until_settled(&cluster, joined, 1);
+    with_client(others.clone(), async move |client| {
+        let leave = ClusterOp::Leave { node: joined, stay: false, dry_run: false };
+        client.cluster(leave).await.expect("three nodes are enough");
+    });
+    for teller in [1, joined] {
+        until("a node to leave every map, its own too", MOVED, || {
+            match map_of(&cluster, teller)?.node(joined) {
+                Some(_) => Err(format!("node {teller} still knows it")),
+                None => Ok(()),
+            }
+        });
+    }
+    serves_everything(&cluster, 1, 1);
+    let reply = redis_get(&cluster, joined, "key-7");
+    assert!(reply.contains("1-key-7"), "it goes on passing requests on: {reply:?}");
+    cluster.node_mut(joined).kill();
+    cluster.node_mut(joined).start();
+    let status = cluster.node_mut(joined).wait_exit(SOON);
+    let log = cluster.node(joined).log();
+    assert!(!status.success() && log.contains("has left the cluster; to bring it back"), "{log}");
+    cluster.node_mut(joined).start_joining(&others);
+    wait_until_known(&cluster, joined, &[1, 2, 3, joined]);
+    wait_until_settled(&cluster, joined, 1);
+    serves_everything(&cluster, joined, 2);
 }

@@ -42,7 +42,7 @@ impl Driver {
             tracing::warn!(
                 node = self.config.node.id,
                 epoch = map.epoch,
-                "this node has left the cluster: it holds nothing any more, and may be stopped"
+                "this node has left the cluster and may be stopped; what its data directory still holds is of no use to anybody"
             );
         }
         *self.saving.next.borrow_mut() = Some(map);
