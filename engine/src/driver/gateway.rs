@@ -17,7 +17,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
-use net::map::{ClusterMap, NodeInfo};
+use net::map::{ClusterMap, NodeInfo, SlotRange};
 use net::protocol::{Access, Answer, Expected, Mutation, Op, ReadConsistency, Refusal, Reply, Request};
 use net::slot::slot_of;
 use net::transport::client::Target;
@@ -30,6 +30,7 @@ use crate::config::Config;
 use crate::core::{ConnectionId, CoreStatus, Event, Origin};
 use crate::http::requests::Requests;
 use crate::resp::Registry;
+use crate::resp::scan::{behind, slot_end, slot_of_position};
 
 /// The connection that a core's own calls seem to come on; those of clients are counted from 1.
 pub(super) const CONNECTION: ConnectionId = ConnectionId(1 << 63);
@@ -174,6 +175,37 @@ impl Gateway {
     /// The cluster map, with leaders as this node knows them: a copy.
     pub fn map(&self) -> ClusterMap {
         self.driver.core.borrow().map()
+    }
+
+    /// The shards that hold keys, in the order of their slots, by the newest map that a request of this core may have gone
+    /// by: the client's, which others answered by, may be ahead of the node's. Whoever walks all keys looks again after each
+    /// answer, for a shard may have been cut in two.
+    pub fn shards(&self) -> Vec<(u32, SlotRange)> {
+        let mut map = self.driver.map.get();
+        let dialing = self.driver.calls.client.borrow().clone();
+        if let Some(dialing) = dialing
+            && let Some(Ok(client)) = &*dialing.result.borrow()
+        {
+            let clients = client.cluster_map();
+            if clients.epoch > map.epoch {
+                map = clients.into();
+            }
+        }
+        let mut shards: Vec<_> =
+            map.shards.iter().filter_map(|shard| Some((shard.id, shard.slots?))).collect();
+        shards.sort_unstable_by_key(|(_, slots)| slots.first);
+        shards
+    }
+
+    /// Where a walk over all keys goes on after `shard` has told that it has nothing behind `from`, and `last` was the last
+    /// key it gave: where it ends or, if the rest went to another shard meanwhile, there.
+    pub fn behind_shard(&self, shard: u32, from: &Bytes, last: Option<&Bytes>) -> Option<Bytes> {
+        let slot = slot_of_position(from);
+        let shards = self.shards();
+        match shards.iter().find(|(_, slots)| slots.contains(slot)) {
+            Some((owner, slots)) if *owner == shard => slot_end(slots.last),
+            _ => Some(last.map_or_else(|| from.clone(), |key| behind(slot_of(key), key))),
+        }
     }
 
     /// A node of the cluster.

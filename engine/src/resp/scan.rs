@@ -81,8 +81,7 @@ pub fn slot_end(slot: u16) -> Option<Bytes> {
 }
 
 /// The position just behind a key.
-#[cfg(test)]
-fn behind(slot: u16, key: &[u8]) -> Bytes {
+pub fn behind(slot: u16, key: &[u8]) -> Bytes {
     Bytes::from([&slot.to_be_bytes(), key, &[0]].concat())
 }
 

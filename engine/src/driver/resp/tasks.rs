@@ -60,12 +60,27 @@ type Page = (Vec<ScanItem>, Option<Bytes>);
 impl Tasks {
     /// The shards to be asked, in the order of their slots: all, or those led here.
     fn shards(&self) -> Vec<(u32, SlotRange)> {
-        let map = self.door.map();
-        let shards = map.shards.iter().filter_map(|shard| Some((shard.id, shard.slots?)));
-        let mut shards: Vec<_> =
-            shards.filter(|(shard, _)| !self.cluster || self.door.gateway.is_local(*shard)).collect();
-        shards.sort_by_key(|(_, slots)| slots.first);
+        let mut shards = self.door.gateway.shards();
+        shards.retain(|(shard, _)| !self.cluster || self.door.gateway.is_local(*shard));
         shards
+    }
+
+    /// One page at a position or behind it, whichever shard has that by now, and where the next one begins.
+    async fn step(
+        &self,
+        namespace: u8,
+        from: Bytes,
+        limit: u32,
+        consistency: ReadConsistency,
+    ) -> Result<Page, Value> {
+        let slot = slot_of_position(&from);
+        let found = self.shards().into_iter().find(|(_, slots)| slots.last >= slot);
+        let Some((shard, slots)) = found else { return Ok((Vec::new(), None)) };
+        let from = if slots.contains(slot) { from } else { slot_start(slots.first) };
+        let (items, next) = self.page(namespace, shard, (from.clone(), None), limit, consistency).await?;
+        let last = items.last().map(|item| &item.key);
+        let next = next.or_else(|| self.door.gateway.behind_shard(shard, &from, last));
+        Ok((items, next))
     }
 
     async fn ask(&self, namespace: u8, shard: u32, slot: u16, op: Op) -> Result<Answer, Value> {
@@ -97,20 +112,17 @@ impl Tasks {
     ) -> Result<Value, Value> {
         let mut keys = Vec::new();
         let mut bytes = 0;
-        for (shard, slots) in self.shards() {
-            let mut next = Some(slot_start(slots.first));
-            while let Some(start) = next {
-                let (items, rest) =
-                    self.page(namespace, shard, (start, None), PAGE_KEYS, consistency).await?;
-                next = rest;
-                for item in items.iter().filter(|item| glob::matches(pattern, &item.key, false)) {
-                    bytes += item.key.len() + KEY_OVERHEAD_BYTES;
-                    // A copy: a slice would keep the page.
-                    keys.push(Value::Bulk(Bytes::copy_from_slice(&item.key)));
-                }
-                if bytes > KEYS_BYTES_MAX {
-                    return Err(Value::error("ERR too many keys for one reply, use SCAN"));
-                }
+        let mut next = Some(slot_start(0));
+        while let Some(start) = next {
+            let (items, rest) = self.step(namespace, start, PAGE_KEYS, consistency).await?;
+            next = rest;
+            for item in items.iter().filter(|item| glob::matches(pattern, &item.key, false)) {
+                bytes += item.key.len() + KEY_OVERHEAD_BYTES;
+                // A copy: a slice would keep the page.
+                keys.push(Value::Bulk(Bytes::copy_from_slice(&item.key)));
+            }
+            if bytes > KEYS_BYTES_MAX {
+                return Err(Value::error("ERR too many keys for one reply, use SCAN"));
             }
         }
         Ok(Value::Array(keys))
@@ -131,32 +143,45 @@ impl Tasks {
         let mut start = Some(start);
         let mut keys = Vec::new();
         let mut left = count.min(PAGE_KEYS * 10);
-        let shards = self.shards();
         while left > 0
             && let Some(from) = start.take()
         {
-            let slot = slot_of_position(&from);
-            let Some(&(shard, slots)) = shards.iter().find(|(_, slots)| slots.last >= slot) else { break };
-            let from = if slots.contains(slot) { from } else { slot_start(slots.first) };
-            let (items, next) = self.page(namespace, shard, (from, None), left, consistency).await?;
+            let (items, next) = self.step(namespace, from, left, consistency).await?;
             left = left.saturating_sub(u32::try_from(items.len()).unwrap_or(u32::MAX));
             let wanted = |key: &[u8]| any && pattern.as_ref().is_none_or(|it| glob::matches(it, key, false));
             let wanted = items.into_iter().map(|item| item.key).filter(|key| wanted(key));
             keys.extend(wanted.map(Value::Bulk));
-            start = next.or_else(|| slot_end(slots.last));
+            start = next;
         }
+        let shards = self.shards();
         let more = start.filter(|at| shards.iter().any(|(_, slots)| slots.last >= slot_of_position(at)));
         let cursor = more.map_or(0, |at| self.door.positions.borrow_mut().cursor(namespace, &at));
         Ok(Value::Array(vec![Value::bulk(cursor.to_string()), Value::Array(keys)]))
     }
 
-    /// All shards are asked before the first answer is waited for.
     async fn size(&self, namespace: u8, consistency: ReadConsistency) -> Result<u64, Value> {
+        loop {
+            let before = self.shards();
+            let size = self.size_of(namespace, &before, consistency).await?;
+            // Of a shard that was cut in two meanwhile, a half may have been counted.
+            if self.shards().iter().map(|it| it.1).eq(before.iter().map(|it| it.1)) {
+                return Ok(size);
+            }
+        }
+    }
+
+    /// All shards are asked before the first answer is waited for.
+    async fn size_of(
+        &self,
+        namespace: u8,
+        shards: &[(u32, SlotRange)],
+        consistency: ReadConsistency,
+    ) -> Result<u64, Value> {
         let ask = |(shard, slots): (u32, SlotRange)| {
             let op = Op::Count { first_slot: slots.first, last_slot: slots.last, consistency };
             (slots.first, self.door.gateway.call(Door::mode(self.cluster), namespace, shard, op))
         };
-        let asked: Vec<_> = self.shards().into_iter().map(ask).collect();
+        let asked: Vec<_> = shards.iter().copied().map(ask).collect();
         let mut sum = 0;
         for (slot, call) in asked {
             match call.await.map_err(|error| failed(&error, slot, &self.door))? {
@@ -227,11 +252,11 @@ impl Tasks {
     async fn flush(&self, namespace: Option<u8>) -> Result<Value, Value> {
         let namespaces = namespace.map_or(0..NAMESPACES, |namespace| namespace..namespace + 1);
         let mut under_way = Vec::new();
-        for (shard, slots) in self.shards() {
+        for (_, slots) in self.shards() {
             let (tasks, namespaces) = (self.clone(), namespaces.clone());
             under_way.push(glommio::spawn_local(async move {
                 for namespace in namespaces {
-                    tasks.flush_shard(namespace, shard, slots).await?;
+                    tasks.flush_slots(namespace, slots).await?;
                 }
                 Ok::<(), Value>(())
             }));
@@ -242,14 +267,15 @@ impl Tasks {
         Ok(Value::OK)
     }
 
-    async fn flush_shard(&self, namespace: u8, shard: u32, slots: SlotRange) -> Result<(), Value> {
+    async fn flush_slots(&self, namespace: u8, slots: SlotRange) -> Result<(), Value> {
         let mut next = Some(slot_start(slots.first));
-        while let Some(start) = next {
+        while let Some(start) = next.filter(|start| slot_of_position(start) <= slots.last) {
             let consistency = ReadConsistency::Linearizable;
-            let (items, rest) = self.page(namespace, shard, (start, None), PAGE_KEYS, consistency).await?;
+            let (items, rest) = self.step(namespace, start, PAGE_KEYS, consistency).await?;
             next = rest;
             let Some(first) = items.first() else { continue };
             let slot = slot_of(&first.key);
+            let shard = self.door.shard_of_slot(slot);
             let name = Bytes::from_static(b"DEL");
             let args = std::iter::once(name).chain(items.into_iter().map(|item| item.key)).collect();
             let commands = vec![ProgramCommand { namespace, args }];
