@@ -227,7 +227,18 @@ fn a_joined_node_that_has_lost_its_disk_gets_its_replicas_back() {
     wait_until_known(&cluster, joined, &[1, 2, 3, joined]);
     assert_eq!(cluster.node(joined).says("takes the place of a lost one"), 1);
     wait_until_settled(&cluster, joined, 1);
-    cluster.wait_until_all_caught_up(MOVED);
+    until("its replicas to have got their data back", MOVED, || {
+        let status = cluster.node(joined).status().map_err(|error| error.to_string())?;
+        let leaders = cluster.statuses();
+        for replica in status.shards() {
+            let leader = leaders.get(&replica.leader).and_then(|leader| leader.shard(replica.shard));
+            let committed = leader.ok_or(format!("no leader of shard {}", replica.shard))?.committed;
+            if committed == 0 || replica.applied < committed {
+                return Err(format!("shard {}: {} of {committed}", replica.shard, replica.applied));
+            }
+        }
+        Ok(())
+    });
     serves_everything(&cluster, joined, 2);
 }
 

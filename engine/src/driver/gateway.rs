@@ -185,11 +185,9 @@ impl Gateway {
         let dialing = self.driver.calls.client.borrow().clone();
         if let Some(dialing) = dialing
             && let Some(Ok(client)) = &*dialing.result.borrow()
+            && client.map_epoch() > map.epoch
         {
-            let clients = client.cluster_map();
-            if clients.epoch > map.epoch {
-                map = clients.into();
-            }
+            map = client.cluster_map().into();
         }
         let mut shards: Vec<_> =
             map.shards.iter().filter_map(|shard| Some((shard.id, shard.slots?))).collect();

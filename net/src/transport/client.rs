@@ -58,6 +58,12 @@ impl Client {
         self.driver.cluster_map()
     }
 
+    /// The epoch of that map.
+    #[must_use]
+    pub fn map_epoch(&self) -> u64 {
+        self.driver.map_epoch()
+    }
+
     /// Any request: what all others are made of. The session of a write is stamped on the way.
     ///
     /// # Errors

@@ -9,7 +9,7 @@ use net::protocol::{
     Access, Answer, Expected, Freshness, Mutation, MutationOutcome, Op, Program, ProgramCommand,
     ReadConsistency, ScanItem, Watched, WriteConsistency,
 };
-use net::slot::{SLOT_COUNT, slot_of};
+use net::slot::slot_of;
 use net::types::Value;
 use serde_json::{Map, json};
 
@@ -307,8 +307,9 @@ async fn scan_pages(gateway: &Gateway, wanted: Scan) -> Result<Reply, Problem> {
         } else {
             SCAN_PAGE
         };
+        let start = scan::wire_position(slot, &key);
         let op = Op::Scan {
-            start: scan::wire_position(slot, &key),
+            start: start.clone(),
             end: None,
             limit: page,
             consistency: wanted.consistency,
@@ -316,6 +317,8 @@ async fn scan_pages(gateway: &Gateway, wanted: Scan) -> Result<Reply, Problem> {
         };
         let answer = call(gateway, wanted.namespace, shard, op).await?;
         let Answer::Scan { items: found, next, .. } = answer else { return Err(unexpected()) };
+        let position =
+            next.or_else(|| gateway.behind_shard(shard, &start, found.last().map(|item| &item.key)));
         for item in found.into_iter().filter(|item| item.key.starts_with(&wanted.prefix)) {
             bytes += item.key.len() + item.value.data.len();
             items.push(item);
@@ -327,7 +330,7 @@ async fn scan_pages(gateway: &Gateway, wanted: Scan) -> Result<Reply, Problem> {
             let last: &ScanItem = items.last().expect("limits are at least 1");
             break Some(scan::position_after(&last.key));
         }
-        let Some(position) = next.or_else(|| first_of_next(gateway, shard)) else { break None };
+        let Some(position) = position else { break None };
         if bytes >= SCAN_BYTES || begun.elapsed() >= SCAN_TIME {
             break Some(position);
         }
@@ -337,11 +340,4 @@ async fn scan_pages(gateway: &Gateway, wanted: Scan) -> Result<Reply, Problem> {
     let items: Vec<_> = items.iter().map(|item| scan::item(item, wanted.values)).collect();
     let cursor = next.map(|position| scan::cursor_of(&position));
     Ok(Reply::json(200, &json!({ "items": items, "cursor": cursor })))
-}
-
-/// The beginning of the shard after this one.
-fn first_of_next(gateway: &Gateway, shard: u32) -> Option<Bytes> {
-    let map = gateway.map();
-    let last = map.shard(shard)?.slots?.last;
-    (last + 1 < SLOT_COUNT).then(|| scan::wire_position(last + 1, &[]))
 }

@@ -117,6 +117,10 @@ impl Driver {
         self.core.borrow().cluster_map().cloned().unwrap_or_default()
     }
 
+    pub(super) fn map_epoch(&self) -> u64 {
+        self.core.borrow().cluster_map().map_or(0, |map| map.epoch)
+    }
+
     pub(super) async fn call(
         self: &Rc<Self>,
         target: Target,
