@@ -104,7 +104,7 @@ fn a_fresh_node_joins_and_serves_at_once_and_comes_back() {
 
 #[test]
 fn nodes_may_come_back_with_other_addresses() {
-    let mut cluster = Cluster::start(settings());
+    let mut cluster = Cluster::start(Settings { cores: 2, ..settings() });
     let joined = cluster.join_node();
     let all = [1, 2, 3, joined];
     wait_until_known(&cluster, joined, &all);

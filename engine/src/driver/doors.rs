@@ -150,7 +150,7 @@ async fn admit_peer(driver: Rc<Driver>, mut connection: Connection) {
         Ok(Some(hello)) => hello,
         Ok(None) => return,
         Err(refusal) => {
-            tracing::warn!(error = %refusal, "refused a connection at the peer door");
+            driver.peers.tell_refusal(&refusal);
             return refuse(connection, &refusal).await;
         }
     };

@@ -9,12 +9,13 @@ use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use net::frame::{Frame, FrameKind};
 use net::peer::{
     GroupMessage, PEER_VERSION, PeerEncoder, PeerHello, PeerHelloReply, Purpose, StoreInfo, decode_messages,
 };
+use net::protocol::ErrorReport;
 use net::transport::{Connection, ConnectionConfig, FrameReader, FrameSender, Handoff};
 
 use super::current_map::CurrentMap;
@@ -26,6 +27,8 @@ use raft::Nanos;
 
 const REDIAL_MIN: Duration = Duration::from_millis(20);
 const REDIAL_MAX: Duration = Duration::from_millis(500);
+/// Time between two lines in the log about the same refusal.
+const REFUSAL_PAUSE: Duration = Duration::from_secs(60);
 /// Nobody talks to a node that has left, but it might have been taken in again.
 const REDIAL_AFTER_LEAVING: Duration = Duration::from_secs(30);
 /// Frames grow to about this size: large enough to cost little per message, small enough to be checked and taken in
@@ -47,6 +50,8 @@ pub(super) struct Peers {
     links: RefCell<HashMap<(u64, u32), FrameSender>>,
     /// The cores that a task keeps a link to.
     dialled: RefCell<HashSet<(u64, u32)>>,
+    /// The refusal that was told last, and when.
+    refused: RefCell<Option<(String, Instant)>>,
 }
 
 impl Peers {
@@ -70,6 +75,7 @@ impl Peers {
             encoder: RefCell::new(PeerEncoder::new(FRAME_BYTES_TARGET, connection.frame_bytes_max)),
             links: RefCell::default(),
             dialled: RefCell::default(),
+            refused: RefCell::default(),
         }
     }
 
@@ -94,6 +100,18 @@ impl Peers {
     /// Whether any other node has a link to this core.
     pub fn has_links(&self) -> bool {
         !self.links.borrow().is_empty()
+    }
+
+    /// Says in the log that a connection was refused; the same again only now and then, for who is refused comes back.
+    pub fn tell_refusal(&self, refusal: &ErrorReport) {
+        let mut told = self.refused.borrow_mut();
+        let text = refusal.to_string();
+        if told.as_ref().is_some_and(|(before, at)| *before == text && at.elapsed() < REFUSAL_PAUSE) {
+            tracing::debug!(error = text, "refused a connection at the peer door");
+            return;
+        }
+        tracing::warn!(error = text, "refused a connection at the peer door");
+        *told = Some((text, Instant::now()));
     }
 
     fn belongs(&self, node: u64, core: u32) -> bool {
