@@ -81,13 +81,14 @@ impl View<'_> {
 
     /// Whether a shard's group is not yet what it should be.
     fn is_moving(&self, shard: &ShardInfo) -> bool {
-        if shard.plan.placed.is_empty() {
+        let placed = &shard.plan.placed;
+        if placed.is_empty() {
             return false;
         }
-        let placed: BTreeSet<u64> = shard.plan.placed.iter().copied().collect();
-        let joint =
-            self.reports.get(&shard.id).is_some_and(|report| report.joint || !report.learners.is_empty());
-        joint || self.members(shard.id) != Some(placed)
+        let Some(report) = self.reports.get(&shard.id) else { return true };
+        let there =
+            report.voters.len() == placed.len() && placed.iter().all(|node| report.voters.contains(node));
+        report.joint || !report.learners.is_empty() || !there
     }
 
     /// Whether anybody ever changed anything, or has to now.

@@ -127,7 +127,7 @@ impl Change {
         serde_json::from_slice(payload.strip_prefix(&[TAG])?).ok()
     }
 
-    /// The map with the change.
+    /// Changes the map; on an error it is as it was.
     pub fn apply(&self, map: &mut ClusterMap) -> Result<(), ChangeError> {
         if self.epoch != map.epoch + 1 {
             return Err(ChangeError::Epoch { wanted: self.epoch, found: map.epoch });
@@ -156,7 +156,8 @@ fn node_mut(map: &mut ClusterMap, id: u64) -> Result<&mut NodeInfo, ChangeError>
 }
 
 fn shard_mut(map: &mut ClusterMap, id: u32) -> Result<&mut ShardInfo, ChangeError> {
-    map.shards.iter_mut().find(|shard| shard.id == id).ok_or(ChangeError::NoShard(id))
+    let position = usize::try_from(id).expect("64-bit machine");
+    map.shards.get_mut(position).filter(|shard| shard.id == id).ok_or(ChangeError::NoShard(id))
 }
 
 fn put_node(map: &mut ClusterMap, node: &NodeInfo) -> Result<(), ChangeError> {
@@ -239,9 +240,10 @@ fn begin_split(map: &mut ClusterMap, id: u32, split: Split, epoch: u64) -> Resul
 
 fn end_split(map: &mut ClusterMap, id: u32, nodes: &[u64], epoch: u64) -> Result<(), ChangeError> {
     let shard = shard_mut(map, id)?;
-    let (Some(split), Some(slots)) = (shard.plan.split.take(), shard.slots) else {
+    let (Some(split), Some(slots)) = (shard.plan.split, shard.slots) else {
         return nonsense("the shard is not being cut in two");
     };
+    shard.plan.split = None;
     shard.slots = Some(SlotRange { first: slots.first, last: split.at - 1 });
     shard.plan.epoch = epoch;
     // The new one has no founders to tell where it is.
@@ -323,15 +325,11 @@ impl Topology {
 
     /// Applies a change, and remembers it.
     pub fn apply(&mut self, change: &Change) -> Result<Accepted, ChangeError> {
-        let mut map = (*self.map).clone();
-        change.apply(&mut map)?;
-        self.map = Arc::new(map);
+        change.apply(Arc::make_mut(&mut self.map))?;
         self.changes.push_back(change.clone());
         let forgotten = if self.changes.len() > HISTORY_MAX { self.changes.pop_front() } else { None };
         if let Some(oldest) = &forgotten {
-            let mut base = (*self.base).clone();
-            oldest.apply(&mut base).expect("it was applied before");
-            self.base = Arc::new(base);
+            oldest.apply(Arc::make_mut(&mut self.base)).expect("it was applied before");
         }
         Ok(Accepted { forgotten: forgotten.map(|change| change.epoch) })
     }

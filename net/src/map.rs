@@ -152,7 +152,9 @@ impl ClusterMap {
     /// The shard with this id.
     #[must_use]
     pub fn shard(&self, id: u32) -> Option<&ShardInfo> {
-        self.shards.iter().find(|shard| shard.id == id)
+        // They are numbered without gaps in the maps of servers.
+        let at = usize::try_from(id).ok().and_then(|position| self.shards.get(position));
+        at.filter(|shard| shard.id == id).or_else(|| self.shards.iter().find(|shard| shard.id == id))
     }
 
     /// Checks the map and makes it searchable.
