@@ -11,6 +11,7 @@
 //!   walread    the log of a node that is down
 //!   library    the client library on an executor of its own
 //!   groups     the replicas of shards, as their leaders see them, and changes to them
+//!   topology   its map: who is in it, where shards are, what moves
 //!   load       clients that work and record what they did and saw
 //!   register   numbers as values, and back
 //! ```
@@ -30,6 +31,7 @@ mod register;
 mod settings;
 mod status;
 mod strace;
+mod topology;
 mod walread;
 mod wire;
 
@@ -44,5 +46,6 @@ pub use register::{token_of, value_of};
 pub use settings::{MIB, Settings};
 pub use status::{NodeStatus, ShardStatus};
 pub use strace::{Call, Strace, Trace};
+pub use topology::{Topology, assert_slots_have_one_owner, holders};
 pub use walread::{Logged, read_log};
 pub use wire::{Incoming, Wire, key_in, shard_of};

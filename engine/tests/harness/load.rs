@@ -76,6 +76,7 @@ pub struct Load {
     probes: Arc<Mutex<Probes>>,
     acknowledged: Arc<AtomicU64>,
     failed: Arc<Mutex<Vec<String>>>,
+    surprises: Arc<Mutex<Vec<String>>>,
     executor: Option<ExecutorJoinHandle<LoadResult>>,
 }
 
@@ -87,24 +88,69 @@ impl Load {
         let probes = Arc::new(Mutex::new(Probes::new()));
         let acknowledged = Arc::new(AtomicU64::new(0));
         let failed = Arc::new(Mutex::new(Vec::new()));
+        let surprises = Arc::new(Mutex::new(Vec::new()));
         let shared = Shared {
             started,
             stop: Arc::clone(&stop),
             probes: Arc::clone(&probes),
             acknowledged: Arc::clone(&acknowledged),
             failed: Arc::clone(&failed),
+            surprises: Arc::clone(&surprises),
             config,
         };
         let executor = LocalExecutorBuilder::new(Placement::Unbound)
             .name("test-load")
             .spawn(move || run(shared, endpoints))
             .expect("an executor starts");
-        Load { started, stop, probes, acknowledged, failed, executor: Some(executor) }
+        Load { started, stop, probes, acknowledged, failed, surprises, executor: Some(executor) }
     }
 
     /// Writes with a session that failed although the library tried again for as long as it may; each is told for people.
     pub fn failed(&self) -> Vec<String> {
         self.failed.lock().expect("the load has not panicked").clone()
+    }
+
+    /// Errors of workers after which trying again would not have helped; each is told for people.
+    pub fn surprises(&self) -> Vec<String> {
+        self.surprises.lock().expect("the load has not panicked").clone()
+    }
+
+    /// How long the writes of the probes that were acknowledged within a time took, sorted.
+    pub fn latencies(&self, from: Nanos, to: Nanos) -> Vec<Duration> {
+        let mut latencies: Vec<Duration> = self
+            .acknowledged_within(from, to)
+            .iter()
+            .map(|(invoked, at)| Duration::from_nanos(at - invoked))
+            .collect();
+        latencies.sort_unstable();
+        latencies
+    }
+
+    /// The longest time, between these two, in which no probe of any shard was acknowledged.
+    pub fn longest_silence(&self, from: Nanos, to: Nanos) -> Duration {
+        let mut times: Vec<Nanos> = self.acknowledged_within(from, to).iter().map(|(_, at)| *at).collect();
+        times.extend([from, to]);
+        times.sort_unstable();
+        let longest = times.windows(2).map(|pair| pair[1] - pair[0]).max().expect("two at least");
+        Duration::from_nanos(longest)
+    }
+
+    /// The longest time, between these two, in which a shard acknowledged no probe; for the shard that was the worst off.
+    pub fn worst_outage(&self, from: Nanos, to: Nanos) -> Outage {
+        let probes = self.probes.lock().expect("the load has not panicked");
+        let outages = probes.iter().map(|(shard, acknowledged)| {
+            let times = acknowledged.iter().map(|(_, at)| *at).filter(|at| (from..=to).contains(at));
+            let times: Vec<Nanos> = std::iter::once(from).chain(times).chain([to]).collect();
+            let longest = times.windows(2).map(|pair| pair[1] - pair[0]).max().expect("two at least");
+            Outage { longest: Duration::from_nanos(longest), shard: *shard }
+        });
+        outages.max().expect("there are shards")
+    }
+
+    fn acknowledged_within(&self, from: Nanos, to: Nanos) -> Vec<(Nanos, Nanos)> {
+        let probes = self.probes.lock().expect("the load has not panicked");
+        let all = probes.values().flatten().copied();
+        all.filter(|(_, at)| (from..=to).contains(at)).collect()
     }
 
     /// The time of the history.
@@ -201,6 +247,7 @@ struct Shared {
     probes: Arc<Mutex<Probes>>,
     acknowledged: Arc<AtomicU64>,
     failed: Arc<Mutex<Vec<String>>>,
+    surprises: Arc<Mutex<Vec<String>>>,
     config: LoadConfig,
 }
 
@@ -325,7 +372,13 @@ impl Worker {
                 self.learn(number, action, answer);
                 End::Ok { at: self.shared.now(), answer, version }
             }
-            Err(error) => end_of(&error),
+            Err(error) => {
+                if !is_retriable(&error) {
+                    let surprise = format!("{action:?} of {key}: {error}");
+                    self.shared.surprises.lock().expect("not poisoned").push(surprise);
+                }
+                end_of(&error)
+            }
         };
         let record = Record { key, client: self.number, invoked, action, end };
         self.result.borrow_mut().history.extend([record]);
@@ -375,6 +428,14 @@ fn end_of(error: &ClientError) -> End {
         ClientError::UnexpectedAnswer | ClientError::TooLarge { .. } => panic!("{error}"),
         _ => End::Failed,
     }
+}
+
+/// Whether it passes: another attempt may succeed, or the outcome is in doubt.
+fn is_retriable(error: &ClientError) -> bool {
+    matches!(
+        error,
+        ClientError::Indeterminate { .. } | ClientError::TimedOut { .. } | ClientError::Overloaded { .. }
+    )
 }
 
 /// SplitMix64: small, seeded, good enough to choose operations.
