@@ -24,7 +24,12 @@ impl Health {
 
     /// Until when not to dial; `None`: go ahead.
     pub(super) fn down_until(&self, address: &str, now: Nanos) -> Option<Nanos> {
-        self.failing.get(address).map(|&(_, until)| until).filter(|&until| until > now)
+        self.failing_until(address).filter(|&until| until > now)
+    }
+
+    /// Until when not to dial, or not to have dialled, an address whose last attempt failed; `None` where it did not.
+    pub(super) fn failing_until(&self, address: &str) -> Option<Nanos> {
+        self.failing.get(address).map(|&(_, until)| until)
     }
 
     pub(super) fn succeeded(&mut self, address: &str) {

@@ -240,13 +240,14 @@ fn candidates(
     leader.into_iter().chain(head.iter().chain(tail).copied())
 }
 
+/// The address that has not failed, or else the one that has been left alone for the longest: where the first ones of many
+/// are dead for good, the others get their turn all the same.
 fn first_up<'a>(health: &Health, addresses: impl Iterator<Item = &'a Arc<str>>, now: Nanos) -> Way {
-    let mut earliest: Option<Nanos> = None;
-    for address in addresses {
-        match health.down_until(address, now) {
-            None => return Way::ToAddress(Arc::clone(address)),
-            Some(until) => earliest = Some(earliest.map_or(until, |known| known.min(until))),
-        }
+    let Some(address) = addresses.min_by_key(|address| health.failing_until(address)) else {
+        return Way::Nowhere;
+    };
+    match health.down_until(address, now) {
+        None => Way::ToAddress(Arc::clone(address)),
+        Some(until) => Way::Later(until),
     }
-    earliest.map_or(Way::Nowhere, Way::Later)
 }

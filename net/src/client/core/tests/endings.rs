@@ -1,6 +1,22 @@
-//! Requests given up, sessions moving on, and the end of a client.
+//! Beginnings among dead nodes, requests given up, sessions moving on, and the end of a client.
 
 use super::*;
+
+#[test]
+fn the_last_endpoint_is_tried_though_those_before_it_stay_dead() {
+    let endpoints = (1..=6).map(|node| format!("n{node}:7050")).collect();
+    let mut script = Script::new(ClientConfig::new(endpoints));
+    let mut tried = std::collections::BTreeSet::new();
+    while tried.len() < 6 {
+        while let Some((connection, address)) = script.dialled.pop() {
+            tried.insert(address);
+            script.down(connection);
+        }
+        assert!(script.now < Nanos(0).after(Duration::from_secs(1)), "only {tried:?} within a second");
+        let at = script.core.next_deadline().expect("it goes on trying");
+        script.pass(at.since(script.now));
+    }
+}
 
 #[test]
 fn a_cancelled_request_leaves_nothing_behind() {
