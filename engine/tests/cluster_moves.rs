@@ -168,13 +168,14 @@ fn interrupt(
     };
     let killed = load.now();
     cluster.node_mut(dies).kill();
-    let outage = load.wait_until_writes_flow(killed, SOON).into_iter().max().expect("there are shards");
+    load.wait_until_writes_flow(killed, SOON);
     cluster.node_mut(dies).start();
     let map = topology.wait_until_settled(&(1..=4).collect(), MOVED_MAX, |account| {
         account.map.as_ref().into_iter().for_each(assert_slots_have_one_owner);
     });
     let ended: BTreeSet<u64> = holders(map.shard(SHARD).expect("a user shard")).into_iter().collect();
     assert_eq!(ended, moved.nodes.iter().copied().collect(), "it is where it was to be");
+    let outage = load.worst_outage(killed, load.now());
     until("the node that was left to have nothing of the shard", SOON, || {
         let status = cluster.node(source).status().map_err(|error| error.to_string())?;
         status.shard(SHARD).map_or(Ok(()), |replica| Err(format!("{replica:?}")))
