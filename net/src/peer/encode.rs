@@ -288,11 +288,7 @@ fn body(builder: &mut Builder, body: &GroupBody) -> (wire::Body, WIPOffset<Union
         GroupBody::Gone { index } => {
             (Body::Gone, wire::Gone::create(builder, &wire::GoneArgs { index }).as_union_value())
         }
-        GroupBody::Reports(ref reports) => {
-            let reports: Vec<_> = reports.iter().map(|report| wire_report(builder, report)).collect();
-            let args = wire::ReportsArgs { reports: Some(builder.create_vector(&reports)) };
-            (Body::Reports, wire::Reports::create(builder, &args).as_union_value())
-        }
+        GroupBody::Reports(ref reports) => wire_reports(builder, reports),
         GroupBody::MapEpoch { epoch } => {
             let it = wire::MapEpoch::create(builder, &wire::MapEpochArgs { epoch });
             (Body::MapEpoch, it.as_union_value())
@@ -305,6 +301,12 @@ fn body(builder: &mut Builder, body: &GroupBody) -> (wire::Body, WIPOffset<Union
             (Body::Sleep, wire::Sleep::create(builder, &wire::SleepArgs { commit }).as_union_value())
         }
     }
+}
+
+fn wire_reports(builder: &mut Builder, reports: &[ShardReport]) -> (wire::Body, WIPOffset<UnionWIPOffset>) {
+    let reports: Vec<_> = reports.iter().map(|report| wire_report(builder, report)).collect();
+    let args = wire::ReportsArgs { reports: Some(builder.create_vector(&reports)) };
+    (wire::Body::Reports, wire::Reports::create(builder, &args).as_union_value())
 }
 
 fn wire_report(builder: &mut Builder, report: &ShardReport) -> WIPOffset<wire::ShardReport<'static>> {

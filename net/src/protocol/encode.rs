@@ -446,24 +446,26 @@ fn answer_body(builder: &mut Builder, answer: &Answer) -> (wire::Answer, WIPOffs
             (wire::Answer::ShardDescription, admin::encode_description(builder, described), 0)
         }
         Answer::Executed { index, replies, freshness } => {
-            let freshness = freshness.as_ref().map(wire_freshness);
-            let args = wire::ExecutedAnswerArgs {
-                index: *index,
-                executed: replies.is_some(),
-                freshness: freshness.as_ref(),
-            };
             let bytes = replies.as_ref().map_or(0, bytes::Bytes::len);
-            (
-                wire::Answer::ExecutedAnswer,
-                wire::ExecutedAnswer::create(builder, &args).as_union_value(),
-                bytes,
-            )
+            let executed = executed_answer(builder, *index, replies.is_some(), freshness.as_ref());
+            (wire::Answer::ExecutedAnswer, executed, bytes)
         }
         Answer::Counted { count } => {
             let it = wire::CountedAnswer::create(builder, &wire::CountedAnswerArgs { count: *count });
             (wire::Answer::CountedAnswer, it.as_union_value(), 0)
         }
     }
+}
+
+fn executed_answer(
+    builder: &mut Builder,
+    index: u64,
+    executed: bool,
+    freshness: Option<&Freshness>,
+) -> WIPOffset<UnionWIPOffset> {
+    let freshness = freshness.map(wire_freshness);
+    let args = wire::ExecutedAnswerArgs { index, executed, freshness: freshness.as_ref() };
+    wire::ExecutedAnswer::create(builder, &args).as_union_value()
 }
 
 fn wire_freshness(freshness: &Freshness) -> wire::Freshness {
