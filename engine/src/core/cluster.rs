@@ -144,6 +144,7 @@ impl Core {
             return;
         }
         new.iter().for_each(|report| self.note_report(report));
+        self.note_reports();
         if self.config.core == 0 && self.config.cores > 1 {
             self.effects.push(Effect::Report(new));
         }

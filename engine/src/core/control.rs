@@ -24,6 +24,8 @@ pub(super) struct Control {
     topology: Option<Topology>,
     /// The term in which this core leads the meta shard, and where its log ended then.
     led: Option<(Term, Index)>,
+    /// Whether something was heard that the controller waits for: it looks at once.
+    due: bool,
     /// The change that is in the log and not applied yet.
     under_way: Option<Proposed>,
 }
@@ -64,10 +66,11 @@ impl Core {
             return self.rest_control();
         }
         self.settle_change();
-        let due = self.ticks.is_multiple_of(LOOK_TICKS);
+        let due = self.control.due || self.ticks.is_multiple_of(LOOK_TICKS);
         if !due || self.control.under_way.is_some() || self.leaving.is_some() {
             return;
         }
+        self.control.due = false;
         let what = match &self.control.topology {
             // The first leader founds the cluster with the map of its configuration.
             None => Some(What::Found(Box::new(self.map.clone()))),
@@ -77,6 +80,11 @@ impl Core {
             tracing::info!(?what, "changing the cluster map");
             self.propose_change(what, None);
         }
+    }
+
+    /// Reports arrived. Where a shard is cut in two, nobody serves the upper half until the map tells of it.
+    pub(super) fn note_reports(&mut self) {
+        self.control.due |= self.map.shards.iter().any(|shard| shard.plan.split.is_some());
     }
 
     /// Whether this core leads the meta shard and has applied all that was in its log when it began to.

@@ -409,10 +409,7 @@ impl Maintainer {
                     None
                 }
                 Maintenance::Reclaim { engine } => {
-                    // It may be gone by now; and what is not given back now is in time.
-                    if let Err(error) = engine.0.reclaim() {
-                        tracing::warn!(%error, "cannot give disk space back");
-                    }
+                    reclaim(engine);
                     None
                 }
                 Maintenance::Create { replica, generation, founders } => {
@@ -493,6 +490,19 @@ impl Maintainer {
             tracing::warn!(shard, %error, "cannot remove an old snapshot");
         }
         described
+    }
+}
+
+/// Gives disk space back on a thread of its own: it may take minutes, and other replicas are not to wait.
+fn reclaim(engine: Engine) {
+    let run = move || {
+        // It may be gone by now; and what is not given back now is in time.
+        if let Err(error) = engine.0.reclaim() {
+            tracing::warn!(%error, "cannot give disk space back");
+        }
+    };
+    if let Err(error) = spawn("reclaim".to_owned(), None, run) {
+        tracing::warn!(%error, "cannot give disk space back: no thread");
     }
 }
 

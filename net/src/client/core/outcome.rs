@@ -22,7 +22,12 @@ enum Pause {
     Short,
     /// With growing pauses, at least this long.
     AtLeast(Duration),
+    /// With growing pauses, at most this long.
+    AtMost(Duration),
 }
+
+/// How long a map that is being asked for may take, as long as all is well.
+const MAP_PAUSE: Duration = Duration::from_millis(15);
 
 impl ClientCore {
     pub(super) fn on_reply(&mut self, id: ConnectionId, reply: Reply, now: Nanos) {
@@ -181,10 +186,13 @@ impl ClientCore {
                 self.retry(op, refusal.to_string(), Pause::AtLeast(pause), now);
             }
             Refusal::NotLeader { leader, epoch } => self.on_not_leader(op, id, leader, epoch, now),
-            Refusal::WrongShard { .. } => {
+            Refusal::WrongShard { epoch } => {
                 self.forget_leader(op, id);
+                // A newer map is on its way, and tells where to go: however often it was tried before.
+                let is_behind = self.table.as_ref().is_some_and(|table| epoch > table.epoch());
+                let pause = if is_behind { Pause::AtMost(MAP_PAUSE) } else { Pause::AtLeast(Duration::ZERO) };
                 self.fetch_map(now);
-                self.retry(op, refusal.to_string(), Pause::AtLeast(Duration::ZERO), now);
+                self.retry(op, refusal.to_string(), pause, now);
             }
             Refusal::Unavailable { .. } => {
                 self.retry(op, refusal.to_string(), Pause::AtLeast(Duration::ZERO), now);
@@ -278,6 +286,7 @@ impl ClientCore {
             }
             Pause::Short => self.health.backoff(retries, &mut self.random),
             Pause::AtLeast(least) => self.health.backoff(retries, &mut self.random).max(least),
+            Pause::AtMost(most) => self.health.backoff(retries, &mut self.random).min(most),
         };
         self.park(op, now.after(pause));
     }
