@@ -49,6 +49,8 @@ impl Core {
         seed: ReplicaSeed,
     ) -> Result<(), raft::ConfigError> {
         let shard = seed.shard;
+        // One that was cut off another, and that the map does not tell of yet, may be among those found at start.
+        self.grow_to(shard);
         let random = self.draw();
         let raft = super::start_raft(&self.config, &self.wal, &seed, random)?;
         let listed = self.map.shard(shard).and_then(|info| info.slots).map(|slots| (slots.first, slots.last));

@@ -189,7 +189,7 @@ impl World {
 
     /// A node, the one that leads some shard more often than not: there is most to break.
     fn some_node(&mut self) -> usize {
-        let shard = u32::try_from(self.streams.crash.below(u64::from(self.setup.plan.shards) + 1));
+        let shard = u32::try_from(self.streams.crash.below(u64::from(self.oracle.shards())));
         let leader = self.leader_of(shard.expect("few shards"));
         let any = self.streams.crash.index(self.nodes.len());
         leader.filter(|_| self.streams.crash.chance(600_000)).unwrap_or(any)
@@ -337,7 +337,7 @@ impl World {
 
     /// Asks the leader of some shard for something.
     fn admin(&mut self, op: AdminOp) {
-        let shards = u64::from(self.setup.plan.shards) + 1;
+        let shards = u64::from(self.oracle.shards());
         let shard = u32::try_from(self.streams.members.below(shards)).expect("few shards");
         let leader = self.leader_of(shard);
         let node = leader.unwrap_or_else(|| self.streams.members.index(self.nodes.len()));

@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
+use net::map::ClusterMap;
 use net::protocol::{Answer, Op, ReadConsistency, Refusal, Reply, Request, SessionStamp};
+use net::slot::slot_of;
 use net::types::RequestId;
 
 use super::history::End;
@@ -15,6 +17,7 @@ use super::workload::{Asked, Kind, Operation, ends, number_of};
 use super::world::{Happening, World};
 use crate::core::ConnectionId;
 use crate::placement::core_of;
+use crate::redis::table;
 
 /// Attempts before a client gives an operation up.
 const ATTEMPTS_MAX: u32 = 12;
@@ -157,12 +160,33 @@ impl World {
         let session = of.session;
         let pending = of.slots[slot].as_mut().expect("under way");
         pending.attempts += 1;
+        let doubtful = pending.doubtful;
+        let (keys, shard) = (keys_of(&pending.operation.op), pending.operation.shard);
+        let routed = if keys.is_empty() { program_keys(&pending.operation.op) } else { keys.clone() };
+        // The map of some node: not the newest, perhaps.
+        let known = self.workload.rng.index(self.nodes.len());
+        let known = self.nodes[known].map.as_deref().unwrap_or(&self.setup.map);
+        let epoch = known.epoch;
+        let mut shards: Vec<u32> = routed.iter().map(|key| shard_of(known, key)).collect();
+        shards.dedup();
+        if shards.len() > 1 {
+            // Its keys were in one shard once. What an earlier attempt did, nobody will hear.
+            let end = if doubtful { End::Indeterminate } else { End::Failed };
+            let pending = self.workload.clients[client].slots[slot].as_ref().expect("under way");
+            let ends = vec![end; pending.operation.actions.len()];
+            return self.finish(client, slot, &ends);
+        }
+        let shard = shards.first().copied().unwrap_or(shard);
+        let of = &mut self.workload.clients[client];
+        let pending = of.slots[slot].as_mut().expect("under way");
+        pending.operation.shard = shard;
+        of.leaders.resize(of.leaders.len().max(shard_index(shard) + 1), None);
+        let pending = of.slots[slot].as_mut().expect("under way");
         let mut op = pending.operation.op.clone();
         if let (Op::Write { session: stamp, .. }, Some(sequence)) = (&mut op, pending.sequence) {
             *stamp = Some(SessionStamp { client: session, sequence, acked_below, retry: pending.doubtful });
         }
-        let (shard, kind) = (pending.operation.shard, pending.operation.kind);
-        let keys = keys_of(&op);
+        let kind = pending.operation.kind;
         let request = self.workload.register(Asked { shard, keys, kind, whose: (client, slot) });
         let of = &mut self.workload.clients[client];
         of.slots[slot].as_mut().expect("under way").request = Some(request);
@@ -188,7 +212,7 @@ impl World {
         );
         if let Some(delay) = self.network.client_delay() {
             let connection = ConnectionId(u64::try_from(client).expect("few clients"));
-            let request = Box::new(Request { id: request, shard, epoch: 1, namespace: 0, op });
+            let request = Box::new(Request { id: request, shard, epoch, namespace: 0, op });
             self.after(delay, Happening::Request { node, core, connection, request });
         }
         let patience = self.workload.settings.patience;
@@ -301,6 +325,22 @@ fn keys_of(op: &Op) -> Vec<Bytes> {
         Op::Write { mutations, .. } => mutations.iter().map(|mutation| mutation.key().clone()).collect(),
         _ => Vec::new(),
     }
+}
+
+/// The keys of a program's commands.
+fn program_keys(op: &Op) -> Vec<Bytes> {
+    let Op::Execute { program, .. } = op else { return Vec::new() };
+    let keys = program.commands.iter().filter_map(|command| {
+        let spec = table::lookup(&command.args[0])?;
+        Some(table::keys(spec, &command.args).into_iter().flatten().cloned().collect::<Vec<Bytes>>())
+    });
+    keys.flatten().collect()
+}
+
+fn shard_of(map: &ClusterMap, key: &[u8]) -> u32 {
+    let slot = slot_of(key);
+    let listed = map.shards.iter().find(|info| info.slots.is_some_and(|slots| slots.contains(slot)));
+    listed.expect("every slot is some shard's").id
 }
 
 fn outcome_name(reply: &Reply) -> &'static str {

@@ -59,7 +59,7 @@ impl World {
         {
             return Some("clients wait for answers".to_owned());
         }
-        (0..=self.setup.plan.shards).find_map(|shard| self.unwell_shard(shard)).or_else(|| self.misplaced())
+        (0..self.oracle.shards()).find_map(|shard| self.unwell_shard(shard)).or_else(|| self.misplaced())
     }
 
     fn unwell_shard(&self, shard: u32) -> Option<String> {

@@ -18,7 +18,7 @@ impl World {
     /// are lost.)
     pub(super) fn may_lose(&self, node: usize) -> bool {
         let id = self.nodes[node].id;
-        (0..=self.setup.plan.shards).all(|shard| {
+        (0..self.oracle.shards()).all(|shard| {
             let Some(conf_state) = self.conf_state(shard) else { return false };
             if !self.is_known_for_good(shard, &conf_state, id) || self.oracle.has_open_change(shard) {
                 return false;

@@ -1,4 +1,5 @@
-//! Operators of the whole cluster: nodes that join late, leave and come back, shards that are put somewhere by hand.
+//! Operators of the whole cluster: nodes that join late, leave and come back, shards that are put somewhere by hand or cut
+//! in two.
 //!
 //! A node that is not there at the beginning does what `ringkv serve --join` does: it asks the leader of the meta shard
 //! to be taken in, again and again, and starts with the map of a node that has it.
@@ -19,6 +20,8 @@ use crate::identity::Stage;
 
 /// Time between two requests of a node to be taken in.
 const JOIN_PAUSE: u64 = 500 * MS;
+/// Shards that are cut off others in a world.
+const SPLITS_MAX: u32 = 3;
 
 impl World {
     /// Whether a node was there at the beginning.
@@ -68,11 +71,12 @@ impl World {
         let rng = &mut self.streams.members;
         let nodes = self.nodes.len();
         let node = self.nodes[rng.index(nodes)].id;
-        let op = match rng.below(4) {
+        let shards = self.oracle.shards();
+        let op = match rng.below(5) {
             0 => ClusterOp::Leave { node, stay: false, dry_run: false },
             1 => ClusterOp::Leave { node, stay: true, dry_run: false },
             2 => {
-                let shard = u32::try_from(rng.below(u64::from(self.setup.plan.shards) + 1)).expect("few");
+                let shard = u32::try_from(rng.below(u64::from(shards))).expect("few");
                 let mut ids: Vec<u64> = self.nodes.iter().map(|node| node.id).collect();
                 // Any three of them, in any order; some of which may not be there.
                 while ids.len() > 3 {
@@ -81,6 +85,10 @@ impl World {
                 let turn = rng.index(ids.len());
                 ids.rotate_left(turn);
                 ClusterOp::Move { shard, nodes: ids, dry_run: false }
+            }
+            3 if shards <= self.setup.plan.shards + SPLITS_MAX => {
+                let shard = 1 + u32::try_from(rng.below(u64::from(shards) - 1)).expect("few");
+                ClusterOp::Split { shard, at: None, dry_run: false }
             }
             _ => ClusterOp::Rebalance { dry_run: false },
         };

@@ -46,6 +46,8 @@ struct Shard {
     conf_changes: usize,
     /// The entry of the last one.
     last_conf_change: u64,
+    /// Shards that were cut off this one, and that nobody has taken note of.
+    cut_off: Vec<(u32, Shard)>,
 }
 
 /// A replica as it was after its core's last turn.
@@ -80,16 +82,8 @@ impl Oracle {
     /// Nothing has happened yet, in a cluster of so many nodes and of shards with these first members (the meta shard's
     /// first).
     pub fn new(nodes: usize, founders: &[ConfState]) -> Oracle {
-        let shard = |founders| Shard {
-            election: ElectionSafety::default(),
-            matching: LogMatching::default(),
-            completeness: LeaderCompleteness::default(),
-            commitment: commitment::Commitment::default(),
-            reference: reference::Reference::new(founders),
-            equality: state_equality::StateEquality::default(),
-            conf_changes: 0,
-            last_conf_change: 0,
-        };
+        let shard =
+            |founders| Shard::new(commitment::Commitment::default(), reference::Reference::new(founders));
         let unseen = || founders.iter().map(|_| None).collect();
         Oracle {
             shards: founders.iter().map(shard).collect(),
@@ -97,6 +91,20 @@ impl Oracle {
             elected: Vec::new(),
             conf_changes: 0,
         }
+    }
+
+    /// Shards begin that were cut off others.
+    fn take_in(&mut self, cut_off: Vec<(u32, Shard)>) {
+        for (number, shard) in cut_off {
+            assert_eq!(place(u64::from(number)), self.shards.len(), "a new shard takes the next number");
+            self.shards.push(shard);
+            self.seen.iter_mut().for_each(|seen| seen.push(None));
+        }
+    }
+
+    /// How many shards there are, the meta shard among them.
+    pub fn shards(&self) -> u32 {
+        u32::try_from(self.shards.len()).expect("few shards")
     }
 
     fn shard(&self, shard: u32) -> &Shard {
@@ -122,6 +130,8 @@ impl Oracle {
             let led = seen.role == Role::Leader;
             let verdict = shard.observe(&mut seen, core, replica, disk);
             let conf_changes = std::mem::take(&mut shard.conf_changes);
+            let cut_off = std::mem::take(&mut shard.cut_off);
+            self.take_in(cut_off);
             self.conf_changes += conf_changes;
             if seen.role == Role::Leader && !led {
                 self.elected.push(node);
@@ -229,6 +239,20 @@ impl Seen {
 }
 
 impl Shard {
+    fn new(commitment: commitment::Commitment, reference: reference::Reference) -> Shard {
+        Shard {
+            election: ElectionSafety::default(),
+            matching: LogMatching::default(),
+            completeness: LeaderCompleteness::default(),
+            commitment,
+            reference,
+            equality: state_equality::StateEquality::default(),
+            conf_changes: 0,
+            last_conf_change: 0,
+            cut_off: Vec::new(),
+        }
+    }
+
     fn observe(&mut self, seen: &mut Seen, core: &Core, replica: &Replica, disk: &SimDisk) -> Verdict {
         let is_new = seen.end_lsn == Lsn(u64::MAX);
         self.observe_log(seen, core, replica, disk)?;
@@ -305,6 +329,9 @@ impl Shard {
                 if entry.kind == EntryKind::ConfChange {
                     self.conf_changes += 1;
                     self.last_conf_change = index;
+                }
+                if let Some((into, reference)) = self.reference.cut_by(entry) {
+                    self.cut_off.push((into, Shard::new(self.commitment.of_cut_off(), reference)));
                 }
                 self.reference.apply(entry)?;
             }

@@ -19,6 +19,11 @@ fn at(index: u64) -> usize {
 }
 
 impl Commitment {
+    /// Of a shard that was cut off this one, whose newest entry did it: its log goes on from there.
+    pub fn of_cut_off(&self) -> Commitment {
+        Commitment { terms: self.terms.clone(), flushes: Vec::new() }
+    }
+
     /// The newest committed entry.
     pub fn last(&self) -> u64 {
         u64::try_from(self.terms.len()).expect("64-bit machine")

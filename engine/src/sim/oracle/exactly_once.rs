@@ -8,7 +8,7 @@ use crate::command::Session;
 use crate::machine::Outcome;
 
 /// The writes of all sessions of a shard, kept for ever.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct ExactlyOnce {
     /// By client and sequence: where it was executed, and what that answered.
     executed: HashMap<(u64, u64), (u64, Outcome)>,

@@ -13,10 +13,10 @@ use super::super::store::SimEngine;
 use super::exactly_once::ExactlyOnce;
 use crate::command::{self, Op, Record};
 use crate::core::machine_entry;
-use crate::machine::{Machine, Outcome};
-use crate::store::{Lookup, ReadTier, StorageEngine};
+use crate::machine::{Machine, Outcome, division};
+use crate::store::{Applied, Lookup, ReadTier, StorageEngine};
 
-/// The state machine and its past.
+/// The state machine and its past. What was cut off another shard has that one's past up to the cut.
 pub struct Reference {
     engine: Arc<SimEngine>,
     machine: Machine,
@@ -44,6 +44,23 @@ impl Reference {
         }
     }
 
+    /// The shard that an entry, which is the next to be committed, cuts off, with what its state machine is then.
+    pub fn cut_by(&self, entry: &Entry) -> Option<(u32, Reference)> {
+        let entry = machine_entry(entry.clone(), false);
+        let cut = self.machine.cut_by(&entry)?;
+        let engine = Arc::new(SimEngine::new(0, Rng::new(0, "reference")));
+        engine.install(&self.engine.image());
+        let at = Applied { index: entry.index, term: entry.term };
+        division::found(engine.as_ref(), &cut, at).expect("a simulated engine always can");
+        let shared: Arc<dyn StorageEngine> = engine.clone();
+        let machine = super::super::open_machine(shared, &cut.founders);
+        let mut hashes = self.hashes.clone();
+        hashes.push(engine.hash());
+        let (outcomes, values) = (self.outcomes.clone(), self.values.clone());
+        let exactly_once = self.exactly_once.clone();
+        Some((cut.into, Reference { engine, machine, hashes, outcomes, values, exactly_once }))
+    }
+
     /// The next entry is committed.
     pub fn apply(&mut self, entry: &Entry) -> Result<(), Violation> {
         let index = entry.index.0;
@@ -65,6 +82,10 @@ impl Reference {
         let changed = visible(&self.engine) != before;
         let Ok(command) = &command else { return Ok(()) };
         let Some((_, outcome)) = applied.outcomes.pop() else { return Ok(()) };
+        // Nothing was done: as if it had never been there.
+        if outcome == Outcome::WrongShard && !changed {
+            return Ok(());
+        }
         if let Some(session) = command.session {
             self.exactly_once.observe(index, &session, &outcome, changed)?;
         }
