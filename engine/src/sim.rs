@@ -115,6 +115,8 @@ pub struct Counts {
     pub member_changes: u64,
     /// Nodes that joined later.
     pub joined: u64,
+    /// Shards cut in two.
+    pub cut: u64,
 }
 
 impl Counts {
@@ -129,6 +131,7 @@ impl Counts {
         self.damaged += other.damaged;
         self.member_changes += other.member_changes;
         self.joined += other.joined;
+        self.cut += other.cut;
     }
 }
 

@@ -154,6 +154,7 @@ impl World {
 
     /// Simulated time, operations answered, and counts.
     pub fn account(&mut self) -> (u64, u64, Counts) {
+        self.counts.cut = u64::from(self.oracle.shards() - 1 - self.setup.plan.shards);
         self.counts.committed = (0..self.oracle.shards()).map(|shard| self.oracle.committed(shard)).sum();
         (self.now, self.workload.answered(), self.counts)
     }
