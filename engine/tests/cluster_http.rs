@@ -298,6 +298,7 @@ fn pipelines_half_closed_sockets_and_many_connections_are_served() {
         }
     });
     assert_eq!(refused.header("retry-after"), Some("1"));
+    expect(&refused, 503, "limits.connections_max");
     drop((idle, more));
     until("the connections to be let go", SOON, || {
         let mut http = open(&cluster, 1);
