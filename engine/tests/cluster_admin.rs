@@ -136,3 +136,59 @@ fn an_operator_looks_at_the_map() {
     refused(&cluster, "admin split 1 --at slot", 2, "--at");
     refused(&cluster, "admin leave 9", 1, "refused, nothing was changed");
 }
+
+/// The nodes a shard is placed on, as `admin map` tells.
+fn placed(cluster: &Cluster, shard: usize) -> Vec<u64> {
+    let told: Value = serde_json::from_str(&done(cluster, "admin map --output json")).expect("one document");
+    let placed = told["map"]["shards"][shard]["plan"]["placed"].as_array().expect("a list");
+    placed.iter().filter_map(Value::as_u64).collect()
+}
+
+#[test]
+fn an_operator_moves_a_shard_cuts_it_in_two_and_lets_a_node_go() {
+    let cluster = Cluster::start(Settings { nodes: 4, replicas: 3, shards: 2, ..Settings::default() });
+    cluster.wait_until_all_shards_have_leaders();
+    for key in 0..20 {
+        done(&cluster, &format!("set key{key} value"));
+    }
+    let before = voters(&described(&cluster));
+    let newcomer = (1..=4).find(|node| !before.contains(node)).expect("three of four");
+    let stays = *before.iter().next().expect("three");
+    let third = *before.iter().last().expect("three");
+
+    refused(&cluster, "admin move 1 1,9,2", 1, "no node 9");
+    refused(&cluster, "admin move 7 1,2,3", 1, "no shard 7");
+    refused(&cluster, "admin split 0", 1, "no shard 0 with slots");
+    refused(&cluster, "admin split 1 --at 16000", 1, "between two of its slots");
+    refused(&cluster, "admin map --epoch 99", 1, "not known");
+
+    let nodes = format!("{newcomer},{stays},{third}");
+    let tried = done(&cluster, &format!("admin move 1 {nodes} --dry-run"));
+    assert!(tried.contains(&format!("shard 1 would belong on {nodes}")), "{tried}");
+    assert_eq!(voters(&described(&cluster)), before, "nothing was done");
+    let moved = done(&cluster, &format!("admin move 1 {nodes} --watch"));
+    assert!(moved.ends_with("every shard is where it belongs\n"), "{moved}");
+    assert_eq!(voters(&described(&cluster)), [newcomer, stays, third].into());
+    assert_eq!(placed(&cluster, 1), [newcomer, stays, third]);
+    assert!(done(&cluster, "admin map").contains("pinned"));
+    done(&cluster, "admin rebalance --watch");
+    assert!(!done(&cluster, "admin map").contains("pinned"));
+
+    let cut = done(&cluster, "admin split 1 --watch");
+    assert!(cut.contains("shard 1 is cut at slot 4096; what follows becomes shard 3"), "{cut}");
+    assert!(cut.ends_with("shard 1 is two: 1 and 3\n"), "{cut}");
+    let table = done(&cluster, "admin map");
+    assert!(table.contains("0-4095 ") && table.contains("4096-8191 "), "{table}");
+
+    let leave = done(&cluster, "admin leave 4 --dry-run");
+    assert!(leave.contains("node 4 would give its replicas away"), "{leave}");
+    assert!(done(&cluster, "admin map").contains(": 4 nodes, 3 shards"), "nothing was done");
+    let left = done(&cluster, "admin leave 4 --watch");
+    assert!(left.ends_with("node 4 has left; its process can be stopped\n"), "{left}");
+    assert!(done(&cluster, "admin map").contains(": 3 nodes, 3 shards"));
+    assert!(done(&cluster, "admin map --epoch 2").contains(": 4 nodes, 2 shards"));
+    refused(&cluster, "admin leave 3", 1, "only 2 nodes would stay");
+    for key in 0..20 {
+        assert_eq!(done(&cluster, &format!("get key{key}")), "value\n");
+    }
+}

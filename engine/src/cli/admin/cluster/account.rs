@@ -185,7 +185,9 @@ fn write_change(
     };
     let epoch = if dry_run { String::new() } else { format!("epoch {}: ", account.epoch) };
     let moves: Vec<&PlannedMove> = account.moving.iter().chain(&account.waiting).collect();
-    let count = match (moves.len(), dry_run) {
+    // One that moves may wait to move on.
+    let shards: BTreeSet<u32> = moves.iter().map(|it| it.shard).collect();
+    let count = match (shards.len(), dry_run) {
         (0, true) => "nothing would move".to_owned(),
         (0, false) => "nothing moves".to_owned(),
         (1, true) => "1 shard would move".to_owned(),
