@@ -10,7 +10,6 @@ use raft::{Entry, EntryKind, Index, Nanos, NodeId};
 use super::{Core, Effect, Engine, ReplicaId, usize_of};
 use crate::machine::{AppliedBatch, ApplyError, Cut, Domain, Machine, MachineEntry, Outcome, Times};
 use crate::replica::{compaction_index, entry_bytes};
-use crate::replica_id::{FOUNDING, raft_id};
 use crate::store::{Applied as Position, StorageEngine};
 use crate::topology::Change;
 
@@ -31,8 +30,9 @@ pub struct ApplyBatch {
 #[derive(Clone, Copy, Debug)]
 struct Divides {
     into: u32,
-    /// The founding replica that this node has in the new group, if it has one.
-    founder: NodeId,
+    /// The replica. It makes one of the new shard only if it votes: a later one of its node, which reads the same log after
+    /// the node has lost its disk, knows nothing of what the node's founding replica of the new shard has promised.
+    voter: NodeId,
     /// Whether to make it.
     make: bool,
 }
@@ -52,8 +52,8 @@ impl ApplyBatch {
         let [entry] = self.entries.as_slice() else {
             panic!("an entry that cuts a shard is applied by itself")
         };
-        let cut = machine.cut_by(entry).filter(|cut| cut.founders.voters.contains(&division.founder));
-        let cut = cut.filter(|_| division.make);
+        let cut = machine.cut_by(entry).filter(|_| division.make);
+        let cut = cut.filter(|_| machine.conf_state().voters.contains(&division.voter));
         if let Some(cut) = &cut {
             found(machine.engine().as_ref(), cut, Position { index: entry.index, term: entry.term });
         }
@@ -168,9 +168,9 @@ impl Core {
             };
             for entry in entries {
                 if let Some(hold) = replica.holds.iter().find(|hold| hold.index == entry.index) {
-                    let founder = NodeId(raft_id(self.config.node, FOUNDING));
+                    let voter = replica.raft.id();
                     let make = hold.make == Some(true);
-                    batch.division = Some(Divides { into: hold.into, founder, make });
+                    batch.division = Some(Divides { into: hold.into, voter, make });
                 }
                 batch.bytes += entry_bytes(&entry);
                 if entry.kind == EntryKind::Normal {

@@ -21,6 +21,7 @@
 //! Invariants:
 //! - N's founding replica of a node is made once: no stream of it is in the log before, and P's state machine is durable
 //!   past the entry before N's replica is known to its core, and so before that can be removed;
+//! - only a replica of P that votes when the entry is applied makes one: what a node has lost is not founded again;
 //! - a node that holds a replica of N already, or is making one, makes no other: it was invited because others were faster;
 //! - whoever is told a write is done has it: puts are answered when committed only while the leader has applied all that
 //!   its log held when it was elected, and knows that no cut lies before them; else when applied, which tells.
