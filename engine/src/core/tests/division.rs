@@ -5,11 +5,13 @@ use std::sync::Arc;
 use net::map::{ClusterMap, Split};
 use net::protocol::{Answer, ReadConsistency, Refusal};
 use net::slot::slot_of;
+use wal::StreamId;
 
 use super::cluster::{Cluster, SHARDS, Settings};
 use super::{get, put, value};
 use crate::command::StoredKeyBuf;
 use crate::core::{Event, usize_of};
+use crate::replica_id::{self, FOUNDING};
 use crate::store::{Lookup, ReadTier};
 
 /// The shard that is cut, where, and into what.
@@ -209,6 +211,33 @@ fn a_replica_that_was_away_makes_its_part_when_it_comes_back() {
         let answer = cluster.answer(away, id).expect("answered");
         assert_eq!(value(answer).as_deref(), Some(expected), "{key} of {shard}");
     }
+}
+
+#[test]
+fn a_node_that_lost_its_disk_does_not_found_the_new_shard_again() {
+    let mut cluster = Cluster::new();
+    let (low, high) = keys();
+    fill(&mut cluster, &low);
+    fill(&mut cluster, &high);
+    want_split(&mut cluster);
+    cluster.pass_until("the new shard has a leader", 2_000, child_leads);
+    list_child(&mut cluster);
+    let done = cluster.do_at_shard(CHILD, put(&high[0], "w"));
+    assert!(matches!(done, Ok(Answer::Written { .. })), "{done:?}");
+    let leads = [PARENT, CHILD].map(|shard| cluster.leader(shard).unwrap());
+    let lost = (1..=3).find(|id| !leads.contains(id)).unwrap();
+    // Its new replica of the parent reads the log from the first entry on, over the cut.
+    cluster.wipe(lost, 77);
+    let stream = |cluster: &mut Cluster| {
+        let replica = cluster.node(lost).core.replicas.get(usize_of(CHILD))?.as_ref()?;
+        Some(replica.stream)
+    };
+    cluster.pass_until("a replica of the new shard", 60_000, |cluster| stream(cluster).is_some());
+    let founding = StreamId(replica_id::stream_id(CHILD, FOUNDING));
+    assert_ne!(stream(&mut cluster), Some(founding), "it had voted under this name");
+    cluster.pass(10_000);
+    let done = cluster.do_at_shard(CHILD, put(&high[0], "x"));
+    assert!(matches!(done, Ok(Answer::Written { .. })), "{done:?}");
 }
 
 #[test]
