@@ -162,6 +162,8 @@ pub struct Core {
     creating: Vec<replicas::Creating>,
     /// Streams made for replicas that will be made from other shards'.
     expected: Vec<division::Expected>,
+    /// Split entries that wait to hear what came of an earlier one: core of the parent, new shard, parent.
+    postponed: Vec<(u32, u32, u32)>,
     /// Removed replicas whose data go once the log says so: by the end of that record.
     removals: VecDeque<(Lsn, Effect)>,
     sending: snapshots::Sending,
@@ -220,6 +222,7 @@ impl Core {
             control: control::Control::default(),
             creating: Vec::new(),
             expected: Vec::new(),
+            postponed: Vec::new(),
             removals: VecDeque::new(),
             sending: snapshots::Sending::default(),
             writes: handover::WriteWatch::default(),

@@ -219,10 +219,14 @@ impl Core {
                 }
                 self.touch(of);
             }
-            Kin::Born { into, leads } => self.on_born(into, leads),
+            Kin::Born { into, leads } => {
+                self.on_born(into, leads);
+                self.prepare_postponed(into);
+            }
             Kin::Unborn { into } => {
                 self.expected.retain(|expected| expected.into != into);
                 self.forget_founding_stream(into);
+                self.prepare_postponed(into);
             }
         }
     }
@@ -241,8 +245,11 @@ impl Core {
     fn prepare(&mut self, core: u32, into: u32, of: u32) {
         self.grow_to(into);
         let is_coming = self.creating.iter().any(|creating| creating.id.shard == into);
-        let is_expected = self.expected.iter().any(|expected| expected.into == into);
-        if self.replicas[usize_of(into)].is_some() || is_coming || is_expected {
+        if self.is_expected(into) {
+            // An earlier entry, which may cut nothing because the members were changing. What becomes of it comes first.
+            return self.postponed.push((core, into, of));
+        }
+        if self.replicas[usize_of(into)].is_some() || is_coming {
             return self.tell_kin(of, Kin::Prepared { into, of, make: false });
         }
         let stream = founding_stream(into);
@@ -254,6 +261,17 @@ impl Core {
         drop(wal);
         self.expected.push(Expected { into, of, core, lsn, told: false });
         self.tell_prepared();
+    }
+
+    /// What came of the entry before them is known: the next ones have their turn.
+    fn prepare_postponed(&mut self, into: u32) {
+        let (due, rest) =
+            std::mem::take(&mut self.postponed).into_iter().partition(|(_, other, _)| *other == into);
+        self.postponed = rest;
+        let due: Vec<(u32, u32, u32)> = due;
+        for (core, into, of) in due {
+            self.prepare(core, into, of);
+        }
     }
 
     /// Tells of the streams that are durable by now.
