@@ -115,6 +115,8 @@ pub(crate) struct Proposal {
     at: u16,
 }
 
+/// Entries by which a voter may lag when its shard is to be cut.
+const FOUNDER_BEHIND_MAX: u64 = 1024;
 /// Ticks between two rounds.
 const ROUND_TICKS: u32 = 2;
 /// How long a new shard's replica on the node of its parent's leader stands again and again: the others are as fast.
@@ -380,6 +382,14 @@ impl Replica {
             && self.ceded_from().is_none()
             && self.knows_its_log()
             && self.conf_state.voters_outgoing.is_empty()
+            && self.voters_follow()
+    }
+
+    /// Whether every voter follows closely. One that lags might get a snapshot from behind the entry, which makes no replica
+    /// of the new shard; were these a majority, the new group could not begin.
+    fn voters_follow(&self) -> bool {
+        let others = self.conf_state.voters.iter().filter(|id| id.0 != self.raft_id);
+        others.into_iter().all(|id| self.is_well(*id, FOUNDER_BEHIND_MAX))
     }
 
     fn propose_split(&mut self, at: u16, into: u32) -> bool {
