@@ -19,8 +19,8 @@ use thiserror::Error;
 
 use crate::placement;
 
-/// Begins the payload of an entry that changes the map.
-const TAG: u8 = 0xC1;
+/// Begins the payload of an entry that changes the map; no other kind of entry begins so.
+const TAG: u8 = 0xC8;
 /// Changes that are remembered, for those who ask for the map as it was.
 const HISTORY_MAX: usize = 1024;
 
