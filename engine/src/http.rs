@@ -5,6 +5,7 @@
 //!   route     method, path, parameters and conditions → a Route, or what is wrong with them
 //!   body      the JSON and form bodies → keys, values and options
 //!   reply     status, headers and body; errors that say what to do
+//!   redirect  to the node that leads a shard, for clients that go there themselves
 //!   scan      items as JSON, cursors
 //!   requests  counts and durations by route
 //!   cluster   nodes, shards and leaders as JSON
@@ -17,6 +18,7 @@ pub mod body;
 pub mod cluster;
 pub mod metrics;
 pub mod query;
+pub mod redirect;
 pub mod reply;
 pub mod requests;
 pub mod route;

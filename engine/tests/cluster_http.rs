@@ -7,6 +7,7 @@ mod client;
 #[path = "harness/harness.rs"]
 mod harness;
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use client::{Http, Response, percent_encode};
@@ -177,6 +178,83 @@ fn a_scan_sees_every_key_once_page_by_page() {
     assert_eq!(distinct(pages("limit=10&namespace=1")), 0);
     let in_order = pages("limit=1000");
     assert_eq!(pages(&format!("limit=40&start={}", in_order[60])), in_order[60..]);
+}
+
+/// Makes a request that asks to be redirected, and goes where it is sent; the answer, and how often it was sent on.
+fn follow(
+    checked: &mut client::Checked,
+    doors: &mut BTreeMap<String, Http>,
+    first: &str,
+    (method, target, body): (&str, &str, &[u8]),
+) -> (Response, usize) {
+    let mut address = first.to_owned();
+    for hops in 0..5 {
+        let door = doors.get_mut(&address).unwrap_or_else(|| panic!("{address} is no node's door"));
+        let answer = checked.request(door, method, target, &[("ringkv-route", "redirect")], body);
+        if answer.status != 307 {
+            return (answer, hops);
+        }
+        let location = answer.header("location").expect("where to").to_owned();
+        let rest = location.strip_prefix("http://").and_then(|rest| rest.strip_suffix(target));
+        address = rest.unwrap_or_else(|| panic!("{location} is for another request")).to_owned();
+        for name in ["ringkv-shard", "ringkv-leader", "ringkv-epoch"] {
+            let number = answer.header(name).and_then(|text| text.parse::<u64>().ok());
+            assert!(number.is_some_and(|number| number > 0), "{name}: {answer:?}");
+        }
+    }
+    panic!("{method} {target} is sent around in circles");
+}
+
+#[test]
+fn who_asks_for_it_is_sent_to_the_leader() {
+    let cluster = Cluster::start(Settings { shards: 4, cores: 2, ..Settings::default() });
+    cluster.wait_until_leaders_are_home();
+    let mut http = open(&cluster, 1);
+    let mut checked = client::Checked::new(&http.get("/openapi.json").json());
+    // One connection to each node for everything: a body that was not wanted is not taken for the next request.
+    let mut doors: BTreeMap<_, _> =
+        [1, 2, 3].map(|node| (cluster.node(node).http.to_string(), open(&cluster, node))).into();
+    let first = cluster.node(1).http.to_string();
+    let (mut here, mut elsewhere) = (0, Vec::new());
+    for number in 0..24 {
+        let (path, value) = (format!("/v1/kv/r%ff{number}"), vec![b'v'; 100 + number]);
+        let put = ("PUT", &*format!("{path}?ttl=500"), &*value);
+        let (stored, hops) = follow(&mut checked, &mut doors, &first, put);
+        assert_eq!(stored.status, 200, "{stored:?}");
+        if hops == 0 {
+            here += 1;
+        } else {
+            elsewhere.push(path.clone());
+        }
+        let (read, hops_again) = follow(&mut checked, &mut doors, &first, ("GET", &path, b""));
+        assert_eq!((read.body, hops_again), (value.clone(), hops));
+        // Any replica may answer this, and every node has one.
+        let read =
+            follow(&mut checked, &mut doors, &first, ("GET", &format!("{path}?consistency=follower"), b""));
+        assert_eq!((read.0.body, read.1), (value, 0));
+        // The key is in the body.
+        let set = json!({ "key": format!("s{number}"), "value": "x" }).to_string();
+        assert_eq!(follow(&mut checked, &mut doors, &first, ("POST", "/set", set.as_bytes())).0.status, 200);
+        let form = format!("key=s{number}&value=y");
+        let written = follow(&mut checked, &mut doors, &first, ("POST", "/raft/write", form.as_bytes()));
+        assert_eq!(written.0.status, 200, "{:?}", written.0);
+        let delete = ("DELETE", &*format!("/delete?key=s{number}"), &b""[..]);
+        expect(&follow(&mut checked, &mut doors, &first, delete).0, 200, "\"deleted\":true");
+    }
+    assert!(here >= 2 && elsewhere.len() >= 8, "{here} led by node 1, {} by others", elsewhere.len());
+    // Without the wish, and for what has no key, this node answers for all.
+    assert_eq!(http.get(&elsewhere[0]).status, 200);
+    let walk = http.request("GET", "/v1/scan?limit=1000", &[("ringkv-route", "redirect")], b"");
+    assert_eq!(walk.json()["items"].as_array().map(Vec::len), Some(24));
+    expect(&http.request("GET", "/health", &[("ringkv-route", "nearest")], b""), 400, "RingKV-Route");
+    // A body that waits to be asked for is not asked for; one that is too long for any node is not read.
+    for (header, length) in [("expect: 100-continue", 500_000), ("accept: */*", 1 << 30)] {
+        let mut waiting = open(&cluster, 1);
+        let head = format!("PUT {} HTTP/1.1\r\nhost: x\r\nringkv-route: redirect\r\n", elsewhere[0]);
+        waiting.send(format!("{head}content-length: {length}\r\n{header}\r\n\r\n").as_bytes());
+        let answer = waiting.receive(false).expect("an answer");
+        assert_eq!((answer.status, answer.header("connection")), (307, Some("close")), "{header}");
+    }
 }
 
 #[test]

@@ -177,6 +177,11 @@ impl Gateway {
         self.driver.core.borrow().map()
     }
 
+    /// The epoch of the cluster map by which this node asks shards.
+    pub fn epoch(&self) -> u64 {
+        self.driver.map.epoch()
+    }
+
     /// The shards that hold keys, in the order of their slots, by the newest map that a request of this core may have gone
     /// by: the client's, which others answered by, may be ahead of the node's. Whoever walks all keys looks again after each
     /// answer, for a shard may have been cut in two.
@@ -284,9 +289,14 @@ impl Gateway {
                 ReadConsistency::Linearizable
             }
         };
+        self.reads(shard, consistency)
+    }
+
+    /// Whether this node should try to answer reads of a shard that are to be so fresh.
+    pub fn reads(&self, shard: u32, consistency: ReadConsistency) -> bool {
         match consistency {
             ReadConsistency::Linearizable => self.is_local(shard),
-            ReadConsistency::Follower | ReadConsistency::Stale => self.driver.core.borrow().hosts(shard),
+            ReadConsistency::Follower | ReadConsistency::Stale => self.hosts(shard),
         }
     }
 

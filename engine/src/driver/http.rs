@@ -4,6 +4,7 @@
 //!   stream    a socket as hyper wants it, and who has been slow on it
 //!   payload   bodies in and out, bounded by what a core may hold
 //!   handle    a route → calls of the gateway → an answer
+//!   redirect  a client that wants it is sent to the node that leads its key
 //! ```
 //!
 //! hyper reads a connection's next request when the answer to the one before is on its way, so a connection holds one
@@ -18,13 +19,14 @@ use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 
 use hyper::body::Incoming;
-use hyper::header::{CONNECTION, HeaderName, HeaderValue};
+use hyper::header::{CONNECTION, EXPECT, HeaderName, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 
 mod handle;
 mod payload;
+mod redirect;
 mod stream;
 
 use super::gateway::Gateway;
@@ -34,6 +36,7 @@ use crate::http::reply::{Problem, Reply};
 use crate::http::route::{Head, route};
 use crate::store::StoreStats;
 use payload::{Held, ReplyBody};
+use redirect::Wish;
 use stream::{Line, Stream};
 
 /// Longest head of a request, and most that is read ahead on a connection.
@@ -129,14 +132,27 @@ async fn answer(gateway: &Gateway, door: &Rc<Door>, request: Request<Incoming>) 
         if_none_match: text(hyper::header::IF_NONE_MATCH),
         origin: text(hyper::header::ORIGIN),
         host: text(hyper::header::HOST),
+        ringkv_route: text(HeaderName::from_static("ringkv-route")),
     };
+    let mut is_whole = true;
     let (result, open) = match route(&head) {
-        Ok(routed) => (handle::handle(gateway, door, routed.route, body).await, routed.open),
+        Ok(routed) => {
+            let wish = Wish::new(routed.redirect, &parts.uri);
+            let result = match wish.redirect_early(gateway, &routed.route) {
+                Ok(()) => handle::handle(gateway, door, routed.route, body, wish).await,
+                Err(redirection) => {
+                    let waits = parts.headers.contains_key(EXPECT);
+                    is_whole = payload::pass_over(body, waits, gateway.config().limits.value_bytes_max).await;
+                    Err(redirection)
+                }
+            };
+            (result, routed.open)
+        }
         Err(problem) => (Err(problem), false),
     };
     let reply = result.unwrap_or_else(Problem::into_reply);
     // The body was not read to its end: the next request is not looked for behind it.
-    let is_over = matches!(reply.status, 408 | 413);
+    let is_over = !is_whole || matches!(reply.status, 408 | 413);
     let held = Held::all(&door.held_bytes, reply.body.len(), handle::held_max(gateway));
     let (reply, held) = match held {
         Some(held) => (reply, held),

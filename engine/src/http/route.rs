@@ -24,6 +24,8 @@ pub struct Head<'a> {
     pub origin: Option<&'a str>,
     /// `Host`.
     pub host: Option<&'a str>,
+    /// `RingKV-Route`: what to do with a key that another node leads.
+    pub ringkv_route: Option<&'a str>,
 }
 
 /// What is known of a route.
@@ -151,6 +153,19 @@ pub enum Route {
     Options(String),
 }
 
+impl Route {
+    /// The key, and how fresh it must be, where the head of the request names one. Changes are for the leader.
+    pub fn key(&self) -> Option<(&Bytes, ReadConsistency)> {
+        match self {
+            Route::GetJson(read) | Route::GetRaw(read, _) => Some((&read.key, read.consistency)),
+            Route::PutRaw(key, _) | Route::DeleteJson(key, _) | Route::DeleteRaw(key, _) => {
+                Some((key, ReadConsistency::Linearizable))
+            }
+            _ => None,
+        }
+    }
+}
+
 /// A route, and who may read the answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Routed {
@@ -158,6 +173,8 @@ pub struct Routed {
     pub route: Route,
     /// Whether pages from elsewhere may read the answer.
     pub open: bool,
+    /// Whether the client goes to the node that leads a key by itself, when told which.
+    pub redirect: bool,
 }
 
 /// Finds out what a request asks for.
@@ -171,15 +188,20 @@ pub fn route(head: &Head<'_>) -> Result<Routed, Problem> {
         let message = format!("pages of {origin} may not touch the data; make the request from elsewhere");
         return Err(Problem::new(403, "foreign_origin", message));
     }
+    let redirect = match head.ringkv_route {
+        None | Some("proxy") => false,
+        Some("redirect") => true,
+        Some(_) => return Err(Problem::invalid("`RingKV-Route` is one of: proxy, redirect")),
+    };
     if head.method == "OPTIONS" {
-        return Ok(Routed { route: Route::Options(allowed(entry)), open });
+        return Ok(Routed { route: Route::Options(allowed(entry)), open, redirect });
     }
     let method = if head.method == "HEAD" { "GET" } else { head.method };
     if !entry.methods.contains(&method) {
         let message = format!("{} is not for {}; use {}", head.method, entry.path, entry.methods.join(", "));
         return Err(Problem::new(405, "wrong_method", message).with("allow", allowed(entry)));
     }
-    Ok(Routed { route: routed(entry.path, method, head)?, open })
+    Ok(Routed { route: routed(entry.path, method, head)?, open, redirect })
 }
 
 /// Whether a page was loaded from this very door.

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use net::protocol::{ReadConsistency, Refusal, WriteConsistency};
 
 use super::body::{set_of_form, set_of_json};
+use super::redirect::Elsewhere;
 use super::reply::Problem;
 use super::requests::Requests;
 use super::route::{self, Condition, Head, Read, Route, Routed};
@@ -91,6 +92,40 @@ fn conditions_are_versions() {
     let known = Head { if_none_match: Some("\"9\""), ..head("GET", "/v1/kv/a?consistency=stale") };
     let Ok(Routed { route: Route::GetRaw(read, Some(9)), .. }) = route::route(&known) else { panic!() };
     assert_eq!(read.consistency, ReadConsistency::Stale);
+}
+
+#[test]
+fn clients_may_wish_to_be_sent_to_the_leader() {
+    let wish = |ringkv_route| {
+        let asked = Head { ringkv_route, ..head("PUT", "/v1/kv/a") };
+        route::route(&asked).map(|routed| routed.redirect).map_err(|problem| problem.into_reply().status)
+    };
+    assert_eq!([None, Some("proxy"), Some("redirect")].map(wish), [Ok(false), Ok(false), Ok(true)]);
+    assert_eq!(wish(Some("nearest")), Err(400));
+    // Which key, and who may answer, is known without the body.
+    let key = |method, target| {
+        let route = routed(method, target).unwrap();
+        route.key().map(|(key, consistency)| (key.clone(), consistency))
+    };
+    let a = Bytes::from("a");
+    assert_eq!(key("GET", "/v1/kv/a?consistency=stale"), Some((a.clone(), ReadConsistency::Stale)));
+    assert_eq!(key("PUT", "/v1/kv/a?consistency=eventual"), Some((a.clone(), ReadConsistency::Linearizable)));
+    assert_eq!(key("DELETE", "/delete?key=a"), Some((a, ReadConsistency::Linearizable)));
+    assert_eq!(key("GET", "/v1/scan"), None);
+}
+
+#[test]
+fn a_redirection_keeps_the_address_and_is_a_header_whatever_it_holds() {
+    let elsewhere = Elsewhere { shard: 7, epoch: 12, leader: 3, address: "10.0.0.3:8080" };
+    let reply = elsewhere.redirection("/v1/kv/a%20b/\u{e9}\r\n?ttl=5").into_reply();
+    assert_eq!(reply.status, 307);
+    let expected = [
+        ("location", "http://10.0.0.3:8080/v1/kv/a%20b/%C3%A9%0D%0A?ttl=5"),
+        ("ringkv-shard", "7"),
+        ("ringkv-leader", "3"),
+        ("ringkv-epoch", "12"),
+    ];
+    assert_eq!(reply.headers, expected.map(|(name, value)| (name, value.to_owned())));
 }
 
 #[test]

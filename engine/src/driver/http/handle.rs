@@ -16,6 +16,7 @@ use serde_json::{Map, json};
 use super::super::gateway::{Gateway, GatewayError, Mode};
 use super::Door;
 use super::payload;
+use super::redirect::Wish;
 use crate::http::body::{self, Set};
 use crate::http::metrics::{self, NodeFacts};
 use crate::http::reply::{self, Problem, Reply, etag};
@@ -41,6 +42,7 @@ pub(super) async fn handle(
     door: &Rc<Door>,
     route: Route,
     body: Incoming,
+    wish: Wish<'_>,
 ) -> Result<Reply, Problem> {
     let limits = &gateway.config().limits;
     let body_of = |bytes_max| payload::read(body, bytes_max, &door.held_bytes, held_max(gateway));
@@ -65,12 +67,12 @@ pub(super) async fn handle(
         Route::SetJson => {
             let bytes_max = body::json_bytes_max(limits.key_bytes_max, limits.value_bytes_max);
             let (body, _held) = body_of(bytes_max).await?;
-            set(gateway, body::set_of_json(&body)?).await
+            set(gateway, body::set_of_json(&body)?, wish).await
         }
         Route::SetForm => {
             let bytes_max = body::form_bytes_max(limits.key_bytes_max, limits.value_bytes_max);
             let (body, _held) = body_of(bytes_max).await?;
-            set(gateway, body::set_of_form(&body)?).await
+            set(gateway, body::set_of_form(&body)?, wish).await
         }
         Route::PutRaw(key, options) => {
             let (value, _held) = body_of(limits.value_bytes_max).await?;
@@ -180,7 +182,8 @@ async fn get_raw(gateway: &Gateway, read: Read, known: Option<u64>) -> Result<Re
     Ok(reply)
 }
 
-async fn set(gateway: &Gateway, set: Set) -> Result<Reply, Problem> {
+async fn set(gateway: &Gateway, set: Set, wish: Wish<'_>) -> Result<Reply, Problem> {
+    wish.redirect(gateway, &set.key, ReadConsistency::Linearizable)?;
     let version = write(gateway, &set.key, Some(set.value), set.options).await?.version()?;
     Ok(Reply::json(200, &json!({ "ok": true, "version": version })))
 }

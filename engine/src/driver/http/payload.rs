@@ -98,6 +98,31 @@ async fn read_pieces(
     Ok(whole.freeze())
 }
 
+/// Passes over a body that is not for this node; whether it was read to its end, so that another request may follow. One
+/// that its client is not sending before it is asked to (`Expect: 100-continue`) is not asked for.
+pub(super) async fn pass_over(mut body: Incoming, is_expected: bool, bytes_max: u64) -> bool {
+    if body.is_end_stream() {
+        return true;
+    }
+    if is_expected || body.size_hint().lower() > bytes_max {
+        return false;
+    }
+    let mut left = bytes_max;
+    let whole = async {
+        while let Some(frame) = std::future::poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await
+        {
+            let length = frame.ok().map(|frame| frame.data_ref().map_or(0, Bytes::len));
+            let length = length.and_then(|length| u64::try_from(length).ok());
+            match length.and_then(|length| left.checked_sub(length)) {
+                Some(rest) => left = rest,
+                None => return Ok(false),
+            }
+        }
+        Ok(true)
+    };
+    glommio::timer::timeout(BODY_MAX, whole).await.unwrap_or(false)
+}
+
 /// The body of an answer.
 pub(super) struct ReplyBody {
     rest: Bytes,
