@@ -74,6 +74,7 @@ impl Node {
         }
         let config = CoreConfig {
             node: id,
+            store: 0,
             core: 0,
             cores: 1,
             raft: raft::Config { tick: TICK, ..raft::Config::new(raft::NodeId(id)) },

@@ -47,7 +47,7 @@ pub struct View<'a> {
 /// They must be able to hear it: only the time counts in which the node was heard, unless it is dead.
 const DRAINED_FOR: Nanos = Nanos::from_millis(15_000);
 /// Silence after which a node counts as not heard.
-const HEARD_WITHIN: Nanos = Nanos::from_millis(2_000);
+pub const HEARD_WITHIN: Nanos = Nanos::from_millis(2_000);
 
 impl View<'_> {
     fn is_dead(&self, node: u64) -> bool {

@@ -36,6 +36,7 @@ mod handover;
 #[cfg(feature = "sim")]
 mod inspect;
 mod membership;
+mod namesakes;
 mod peers;
 mod programs;
 mod replicas;
@@ -74,6 +75,8 @@ pub struct ConnectionId(pub u64);
 pub struct CoreConfig {
     /// This node.
     pub node: u64,
+    /// The identity of its data directory; 0: not known.
+    pub store: u64,
     /// This core of the node.
     pub core: u32,
     /// Cores of this node.
@@ -154,6 +157,7 @@ pub struct Core {
     outbox: peers::Outbox,
     /// For how long other nodes vote for nobody else, as each said last.
     vote_holds: BTreeMap<u64, Nanos>,
+    namesakes: namesakes::Namesakes,
     lane: apply::Lane,
     balance: balance::Balance,
     standing: cluster::Standing,
@@ -216,6 +220,7 @@ impl Core {
         let mut core = Core {
             outbox: peers::Outbox::new(&map, config.node, config.core, config.cores),
             vote_holds: BTreeMap::new(),
+            namesakes: namesakes::Namesakes::default(),
             lane: apply::Lane::default(),
             balance: balance::Balance::default(),
             standing: cluster::Standing::default(),
@@ -276,8 +281,14 @@ impl Core {
                 self.effects.push(Effect::Reply { origin, reply });
             }
             Event::Peer { node, core, messages } => self.on_peer(node, core, messages),
-            Event::PeerLinked { node, vote_hold } => self.on_peer_linked(node, vote_hold),
-            Event::PeerLost { node } => self.on_peer_lost(node),
+            Event::PeerLinked { node, vote_hold, store } => {
+                self.namesakes.linked(node, store);
+                self.on_peer_linked(node, vote_hold);
+            }
+            Event::PeerLost { node } => {
+                self.namesakes.lost(node);
+                self.on_peer_lost(node);
+            }
             Event::WalWritten { batch } => self.on_wal_written(batch),
             Event::SegmentDone { task } => self.wal.borrow_mut().on_segment_task_done(task),
             Event::EntriesRead { replica, fetch, result } => {

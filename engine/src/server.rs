@@ -385,6 +385,7 @@ impl CoreSetup {
             |ms: u64| u32::try_from(ms / raft.tick_ms).expect("validated: at most ten minutes").max(1);
         CoreConfig {
             node: self.config.node.id,
+            store: self.data.standing().store.0,
             core: self.mesh.core,
             cores: self.config.cores(),
             raft: raft::Config {

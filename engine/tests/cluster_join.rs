@@ -150,6 +150,13 @@ fn whoever_cannot_join_is_told_why() {
     fs::write(&path, honest.replace("id = 4\n", "id = 2\n")).expect("the test folder is writable");
     fs::remove_dir_all(cluster.node(stranger).data_dir()).expect("it was made");
     ends_with(&mut cluster, stranger, &binary, "has a node 2 already, and it runs");
+    // Whoever did not look, or could not, is refused where the map is made.
+    let known = entry(&map_of(&cluster, 1).expect("node 1 runs"), 2).expect("a founder").clone();
+    let namesake = NodeInfo { store: 99, peer_addr: "127.0.0.1:1".to_owned(), ..known };
+    let refused = with_client(cluster.endpoints(), async move |client| {
+        client.cluster(ClusterOp::Join { node: namesake }).await.expect_err("node 2 runs").to_string()
+    });
+    assert!(refused.contains("give the new one another node.id"), "{refused}");
     // Nobody there: it waits, says so, and is in once there is somebody.
     fs::write(&path, honest).expect("the test folder is writable");
     fs::remove_dir_all(cluster.node(stranger).data_dir()).expect("it was made");

@@ -281,8 +281,12 @@ impl Core {
         match op {
             ClusterOp::Map { .. } => unreachable!("answered before"),
             ClusterOp::Join { node } => {
-                let leaving = self.map.node(node.id).is_some_and(|known| known.leaving);
-                Ok(What::PutNode(NodeInfo { leaving, ..node.clone() }))
+                self.check_name_is_free(node)?;
+                let known = self.map.node(node.id);
+                let leaving = known.is_some_and(|known| known.leaving);
+                // Operators who describe a node do not know its data directory.
+                let store = if node.store == 0 { known.map_or(0, |known| known.store) } else { node.store };
+                Ok(What::PutNode(NodeInfo { leaving, store, ..node.clone() }))
             }
             ClusterOp::Leave { node, stay, .. } => {
                 if !stay {

@@ -54,6 +54,8 @@ pub enum Event {
         /// For how long, by its own clock, its replicas vote for nobody else after they heard a leader; zero where they
         /// keep no such promise.
         vote_hold: Nanos,
+        /// The identity of its data directory; 0: not known.
+        store: u64,
     },
     /// The connection to a node's core broke, or messages for it were dropped.
     PeerLost {

@@ -231,7 +231,7 @@ fn a_leader_whose_peer_promises_no_votes_reads_by_quorum_alone() {
     let promises = |cluster: &mut Cluster, millis| {
         let vote_hold = Nanos::from_millis(millis);
         let node = leader % 3 + 1;
-        cluster.node(leader).events.push_back(Event::PeerLinked { node, vote_hold });
+        cluster.node(leader).events.push_back(Event::PeerLinked { node, vote_hold, store: 0 });
         cluster.settle();
     };
     let reads_alone = |cluster: &mut Cluster| {

@@ -152,7 +152,7 @@ impl Peers {
             match self.connect(node, core, &address).await {
                 Ok((reader, sender, reply)) => {
                     pause = REDIAL_MIN;
-                    self.linked(node, reply.vote_hold_ms);
+                    self.linked(node, reply.vote_hold_ms, reply.store.store);
                     self.serve(node, core, reader, sender).await;
                 }
                 Err(error) => {
@@ -181,8 +181,9 @@ impl Peers {
     }
 
     /// Tells the machine of a link, before anything that comes over it.
-    fn linked(&self, node: u64, vote_hold_ms: u32) {
-        self.inbox.push(Event::PeerLinked { node, vote_hold: Nanos::from_millis(u64::from(vote_hold_ms)) });
+    fn linked(&self, node: u64, vote_hold_ms: u32, store: u64) {
+        let vote_hold = Nanos::from_millis(u64::from(vote_hold_ms));
+        self.inbox.push(Event::PeerLinked { node, vote_hold, store });
     }
 
     /// What this core says when it dials another.
@@ -221,7 +222,7 @@ impl Peers {
         let reply = self.hello_reply();
         let sent = sender.append(|buffer| self.encoder.borrow_mut().hello_reply(&reply, buffer));
         if matches!(sent, Ok(Ok(()))) {
-            self.linked(hello.node, hello.vote_hold_ms);
+            self.linked(hello.node, hello.vote_hold_ms, hello.store.store);
             self.serve(hello.node, hello.core, reader, sender).await;
             self.inbox.push(Event::PeerLost { node: hello.node });
         }

@@ -125,6 +125,7 @@ impl Setup {
         let plan = &self.plan;
         CoreConfig {
             node,
+            store: 0,
             core,
             cores: plan.cores,
             raft: plan.raft_of(node),

@@ -198,7 +198,7 @@ impl World {
         let link = (place.node, place.core, place.life, from.0, from.1, self.nodes[from.0].life);
         if self.links.insert(link) {
             let vote_hold = self.setup.plan.raft_of(node).vote_hold();
-            self.push(place, Event::PeerLinked { node, vote_hold });
+            self.push(place, Event::PeerLinked { node, vote_hold, store: 0 });
         }
         self.push(place, Event::Peer { node, core, messages });
     }

@@ -99,9 +99,15 @@ fn config(settings: &Settings) -> Config {
     Config::parse(&text, Path::new("test")).unwrap()
 }
 
+/// The data directory of a node.
+pub fn store_of(node: u64) -> u64 {
+    100 + node
+}
+
 fn core_config(id: u64, settings: &Settings) -> CoreConfig {
     CoreConfig {
         node: id,
+        store: store_of(id),
         core: 0,
         cores: 1,
         raft: raft::Config { tick: TICK, ..raft::Config::new(raft::NodeId(id)) },

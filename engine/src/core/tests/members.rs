@@ -1,9 +1,12 @@
 //! Replicas that come, go and are fed by snapshots, as operators ask or disks are lost.
 
-use net::protocol::{AdminOp, Answer, MemberRole, Op, ReadConsistency, Refusal, ShardDescription};
+use net::map::{META_SHARD, NodeInfo};
+use net::protocol::{AdminOp, Answer, ClusterOp, MemberRole, Op, ReadConsistency, Refusal, ShardDescription};
+use raft::Nanos;
 
-use super::cluster::{Cluster, SHARDS, Settings, shard_of};
+use super::cluster::{Cluster, SHARDS, Settings, shard_of, store_of};
 use super::{get, put, value};
+use crate::core::Event;
 use crate::replica_id;
 
 fn admin(cluster: &mut Cluster, shard: u32, op: AdminOp) -> Result<Answer, Refusal> {
@@ -265,4 +268,62 @@ fn an_invitation_of_nobody_leaves_no_replica_behind() {
     cluster.pass(5_000);
     assert!(cluster.node(outside).shard(shard).is_none());
     assert_eq!(voters(&mut cluster, shard), members);
+}
+
+#[test]
+fn a_name_that_is_in_use_is_given_to_nobody_else() {
+    let mut cluster = Cluster::new();
+    // Until every shard is led by whom it should be.
+    cluster.pass(20_000);
+    let leader = cluster.leader(META_SHARD).expect("elected");
+    let other = leader % 3 + 1;
+    let join = |cluster: &mut Cluster, id: u64, store: u64| {
+        let known = cluster.node(leader).core.map().node(id).cloned().expect("one of three");
+        let op = Op::Cluster(ClusterOp::Join { node: NodeInfo { store, ..known } });
+        loop {
+            let asked = cluster.ask_shard(leader, op.clone(), META_SHARD);
+            cluster.pass(200);
+            // Busy: the controller is changing the map.
+            match cluster.answer(leader, asked).expect("answered") {
+                Err(Refusal::Busy { .. }) => {}
+                answer => return answer,
+            }
+        }
+    };
+    let store_in_map =
+        |cluster: &mut Cluster, id: u64| cluster.node(leader).core.map().node(id).unwrap().store;
+    let refused = |answer: Result<Answer, Refusal>| match answer {
+        Err(Refusal::Conflict { why }) => {
+            assert!(why.contains("another node.id") && why.contains("stop"), "{why}")
+        }
+        other => panic!("{other:?}"),
+    };
+    let vote_hold = Nanos::from_millis(500);
+    let linked = Event::PeerLinked { node: other, vote_hold, store: store_of(other) };
+    cluster.node(leader).events.push_back(linked);
+    cluster.settle();
+    refused(join(&mut cluster, other, 7));
+    // Nor that of the node which decides.
+    refused(join(&mut cluster, leader, 7));
+    assert_eq!((store_in_map(&mut cluster, other), store_in_map(&mut cluster, leader)), (0, 0));
+    // The nodes themselves may tell who they are, and operators may describe them.
+    for (id, store) in [(other, store_of(other)), (leader, store_of(leader)), (other, 0)] {
+        let answer = join(&mut cluster, id, store);
+        assert!(answer.is_ok(), "{id} {store}: {answer:?}");
+    }
+    assert_eq!(store_in_map(&mut cluster, other), store_of(other));
+    // Its link is lost: nobody can say yet whether it has ended.
+    cluster.node(leader).events.push_back(Event::PeerLost { node: other });
+    cluster.settle();
+    let answer = join(&mut cluster, other, 7);
+    assert!(
+        matches!(&answer, Err(Refusal::Unavailable { why }) if why.contains("a moment ago")),
+        "{answer:?}"
+    );
+    cluster.cut.push(other);
+    cluster.pass(1_000);
+    assert!(join(&mut cluster, other, 7).is_err(), "a pause is no end");
+    cluster.pass(1_500);
+    assert!(join(&mut cluster, other, 7).is_ok(), "its disk was lost");
+    assert_eq!(store_in_map(&mut cluster, other), 7);
 }
