@@ -266,6 +266,12 @@ impl<S: LogStorage> RawNode<S> {
         self.raft.believes_dismissal(term)
     }
 
+    /// Whether this is a leader whose members may be changing: one of its changes, or one that its log held when it was
+    /// elected, is not applied here yet, or a joint configuration is not left.
+    pub fn is_changing(&self) -> bool {
+        self.raft.is_changing()
+    }
+
     /// Whether it sleeps.
     pub fn is_dormant(&self) -> bool {
         self.raft.is_dormant()

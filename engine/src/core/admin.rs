@@ -66,6 +66,10 @@ impl Core {
     fn remove_replica(&mut self, shard: u32, node: u64) -> Result<AdminAccepted, Refusal> {
         let epoch = self.map.epoch;
         self.refuse_placed(shard)?;
+        if self.is_parting(shard) {
+            // Whose replicas begin the new shard stay until they have begun it.
+            return Err(Refusal::Busy { retry_after_ms: 100 });
+        }
         let replica = self.replica_mut(shard);
         let had_invited = replica.invited.iter().any(|(invited, _)| *invited == node);
         replica.invited.retain(|(invited, _)| *invited != node);

@@ -9,6 +9,10 @@
 //! - a core's log over `wal_retain_bytes` lets go of its oldest segment: the state machine whose entries keep it is
 //!   flushed, and the entries are dropped here, agreed or not.
 //!
+//! While the shard is being cut in two nothing is dropped, over whatever bound it is (`super::division` tells why). That ends
+//! when the new shard has a leader, some tenths of a second after the cut. It lasts longer only while the cut shard has no
+//! leader either: then this log takes no writes, but it may be what keeps the core's oldest segment, and those after it.
+//!
 //! Invariant: nothing is dropped that is not applied and durable in this replica's state machine.
 
 use raft::mutation::{self, Mutation};
@@ -40,7 +44,7 @@ impl Core {
         for position in 0..self.replicas.len() {
             let Some(replica) = self.replicas[position].as_ref() else { continue };
             let shard = replica.id.shard;
-            if replica.is_awake && replica.raft.is_leader() {
+            if replica.is_awake && replica.raft.is_leader() && !self.is_parting(shard) {
                 let entries_min = COMPACTION_ENTRIES_MIN.min(self.config.log_bytes_max / ENTRY_BYTES);
                 self.propose_compaction(shard, entries_min);
             }
@@ -116,6 +120,9 @@ impl Core {
     }
 
     fn compact_to(&mut self, shard: u32, index: Index) {
+        if self.is_parting(shard) {
+            return;
+        }
         let replica = self.replicas[usize_of(shard)].as_mut().expect("hosted here");
         // The state machine may be ahead of what Raft has heard of it.
         let index = index.min(replica.raft.applied());

@@ -25,7 +25,14 @@
 //! - a node that holds a replica of N already, or is making one, makes no other: it was invited because others were faster;
 //! - whoever is told a write is done has it: puts are answered when committed only while the leader has applied all that
 //!   its log held when it was elected, and knows that no cut lies before them; else when applied, which tells.
-//! - a leader that has proposed the cut, or knows of it, takes no key of the upper half: the machines would refuse it.
+//! - a leader that has proposed the cut, or knows of it, takes no key of the upper half: the machines would refuse it;
+//! - whoever has the entry in its log applies it, and gets no snapshot from behind it instead, which makes no replica of N:
+//!   a leader can feed it, for until it has heard of a leader of N, no replica of P that was cut drops anything of its log
+//!   ([`Core::is_parting`]). The entry is committed, so a majority of P's voters have it, and these are N's voters: as long
+//!   as P has a leader, N gets one. So that they all are fed, it is proposed only while nobody needs what the leader has
+//!   dropped, and the members stay: those at the entry are those it was committed by. Who nevertheless gets no replica of N
+//!   is a lost member of it: N's leader hears nothing, and has its node make another. (What is left: among five voters two
+//!   that need a snapshot at once right after the cut, one of which is then elected before N has begun.)
 
 use raft::{ConfState, Entry, EntryKind, Index, Nanos, Term};
 use wal::{Lsn, StreamId, StreamState};
@@ -33,7 +40,7 @@ use wal::{Lsn, StreamId, StreamState};
 use super::effect::Engine;
 use super::replicas::Creating;
 use super::{Core, Effect, ReplicaId, ReplicaSeed, usize_of};
-use crate::command::Division;
+use crate::command::{Division, SLOT_LAST};
 use crate::machine::Domain;
 use crate::placement::core_of;
 use crate::replica::Replica;
@@ -181,6 +188,21 @@ impl Core {
             tracing::info!(shard, at = split.at, into = split.into, "cutting the shard in two");
             self.touch(shard);
         }
+    }
+
+    /// Whether a shard's cut is under way at this replica: proposed here, committed, or applied, and no leader of the new
+    /// shard was heard of. Its log then stays as it is, and so do the nodes of its group.
+    pub(super) fn is_parting(&self, shard: u32) -> bool {
+        let Some(replica) = self.replicas[usize_of(shard)].as_ref() else { return false };
+        if !replica.holds.is_empty() || replica.ceded_from().is_some() {
+            return true;
+        }
+        let Some((_, last)) = replica.slots.filter(|(_, last)| replica.untrimmed && *last < SLOT_LAST) else {
+            return false;
+        };
+        let listed = self.map.shard(shard).and_then(|info| info.slots).map(|slots| slots.last);
+        let mut reported = self.standing.reports.values().filter_map(|report| report.slots);
+        listed != Some(last) && !reported.any(|slots| slots.first == last + 1)
     }
 
     /// Makes room for the shards that committed entries will make.
@@ -381,15 +403,16 @@ impl Replica {
         fits && self.raft.is_leader()
             && self.ceded_from().is_none()
             && self.knows_its_log()
-            && self.conf_state.voters_outgoing.is_empty()
+            && !self.raft.is_changing()
             && self.voters_follow()
     }
 
-    /// Whether every voter follows closely. One that lags might get a snapshot from behind the entry, which makes no replica
-    /// of the new shard; were these a majority, the new group could not begin.
+    /// Whether every voter follows closely, and is fed from this leader's log. One that needs what has been dropped would
+    /// get a snapshot from behind the entry, which makes no replica of the new shard.
     fn voters_follow(&self) -> bool {
         let others = self.conf_state.voters.iter().filter(|id| id.0 != self.raft_id);
-        others.into_iter().all(|id| self.is_well(*id, FOUNDER_BEHIND_MAX))
+        let fed = |id| self.raft.peers().any(|peer| peer.node == id && peer.match_index >= self.compacted);
+        others.into_iter().all(|id| fed(*id) && self.is_well(*id, FOUNDER_BEHIND_MAX))
     }
 
     fn propose_split(&mut self, at: u16, into: u32) -> bool {

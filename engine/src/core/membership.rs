@@ -84,9 +84,11 @@ impl Core {
 
     fn mend_group(&mut self, shard: u32) {
         let now = self.now;
+        let is_parting = self.is_parting(shard);
         let replica = self.replicas[usize_of(shard)].as_mut().expect("hosted here");
         replica.invited.retain(|(_, until)| *until > now);
-        let placed = placed(&self.map, shard);
+        // Whose replicas begin the new shard stay until they have begun it.
+        let placed = if is_parting { &[] } else { placed(&self.map, shard) };
         replica.wish_for(placed, now);
         // A joint configuration Raft leaves by itself.
         let steps = replica.promotion(placed);

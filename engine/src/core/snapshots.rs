@@ -17,7 +17,7 @@
 use std::collections::VecDeque;
 
 use raft::mutation::{self, Mutation};
-use raft::{Index, Message, MessageBody, Nanos, NodeId, SnapshotMeta};
+use raft::{Index, Message, MessageBody, Nanos, NodeId, PeerState, PeerStatus, SnapshotMeta};
 
 use super::effect::Engine;
 use super::{Core, Effect, Installed, ReceivedSnapshot, ReplicaId, SnapshotOffer, TakenSnapshot, usize_of};
@@ -87,7 +87,9 @@ impl Core {
             let Some(shard) = self.current(id) else { continue };
             let replica = self.replicas[usize_of(shard)].as_ref().expect("hosted here");
             let node = replica_id::node_of(to.0);
-            let wanted = replica.raft.peers().any(|peer| peer.node == to);
+            // It may have been fed by another leader meanwhile.
+            let wanted = |peer: &PeerStatus| peer.node == to && peer.state == PeerState::Snapshot;
+            let wanted = replica.raft.peers().any(|peer| wanted(&peer));
             let Some(cores) = self.map.node(node).map(|node| node.cores).filter(|_| wanted) else { continue };
             let offer = SnapshotOffer {
                 shard,

@@ -56,6 +56,11 @@ impl<S: LogStorage> Raft<S> {
         Ok(self.append_conf_change(change))
     }
 
+    pub(crate) fn is_changing(&self) -> bool {
+        let State::Leader(leader) = &self.state else { return false };
+        self.membership.is_joint() || self.log.applied() < leader.pending_change
+    }
+
     /// Whether this node, or a peer that was lately heard.
     fn is_active(&self, node: NodeId) -> bool {
         node == self.config.id || self.peers().any(|peer| peer.node == node && peer.active)

@@ -81,6 +81,8 @@ pub struct Cluster {
     next_request: u64,
     /// Nodes that hear and tell nothing.
     pub cut: Vec<u64>,
+    /// A group whose messages are lost.
+    pub mute: Option<u32>,
     /// Messages delivered that are more than signs of life.
     pub messages: u64,
 }
@@ -315,7 +317,7 @@ impl Cluster {
 
     pub fn idle(settings: Settings) -> Cluster {
         let nodes = (1..=settings.nodes).map(|id| Node::new(id, settings, replica_id::FOUNDING)).collect();
-        Cluster { nodes, now: Nanos(0), next_request: 1, cut: Vec::new(), messages: 0 }
+        Cluster { nodes, now: Nanos(0), next_request: 1, cut: Vec::new(), mute: None, messages: 0 }
     }
 
     /// A node loses its disk and begins anew, with replicas of another generation.
@@ -342,7 +344,8 @@ impl Cluster {
         let from = self.nodes[position].id;
         let (sent, offers) = self.nodes[position].turn(self.now);
         let mut moved = !offers.is_empty();
-        for (to, messages) in sent {
+        for (to, mut messages) in sent {
+            messages.retain(|message| self.mute != Some(message.group));
             if !self.cut.contains(&from) && !self.cut.contains(&to) {
                 moved |= !messages.is_empty();
                 self.messages += u64::try_from(messages.len()).unwrap();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use net::map::{ClusterMap, Split};
-use net::protocol::{Answer, ReadConsistency, Refusal};
+use net::protocol::{AdminOp, Answer, MemberRole, Op, ReadConsistency, Refusal, ShardDescription};
 use net::slot::slot_of;
 use wal::StreamId;
 
@@ -213,6 +213,93 @@ fn a_replica_that_was_away_makes_its_part_when_it_comes_back() {
     }
 }
 
+/// A cluster with small logs, in which the shard is cut while one node, which follows, hears nothing. That node.
+fn cut_without_one(mute: Option<u32>) -> (Cluster, u64) {
+    let mut cluster = Cluster::with(Settings { log_bytes_max: 64 << 10, ..Settings::default() });
+    let (low, high) = keys();
+    fill(&mut cluster, &low);
+    fill(&mut cluster, &high);
+    cluster.pass(20_000);
+    cluster.mute = mute;
+    let leader = cluster.leader(PARENT).unwrap();
+    let away = (1..=3).find(|id| *id != leader).unwrap();
+    cluster.cut.push(away);
+    want_split(&mut cluster);
+    cluster.pass_until("the cut", 2_000, |cluster| cluster.node(leader).shard(CHILD).is_some());
+    (cluster, away)
+}
+
+fn describe(cluster: &mut Cluster, shard: u32) -> ShardDescription {
+    match cluster.do_at_shard(shard, Op::Admin(AdminOp::Describe)) {
+        Ok(Answer::Shard(description)) => description,
+        other => panic!("no description: {other:?}"),
+    }
+}
+
+/// Writes far more than a log may hold. The shard's log then.
+fn overrun(cluster: &mut Cluster, shard: u32, key: &str) -> ShardDescription {
+    for round in 0..300 {
+        let done = cluster.do_at_shard(shard, put(key, &format!("{round}{}", "x".repeat(2_000))));
+        assert!(matches!(done, Ok(Answer::Written { .. })), "{done:?}");
+        cluster.pass(50);
+    }
+    describe(cluster, shard)
+}
+
+fn stream_of(cluster: &mut Cluster, node: u64, shard: u32) -> Option<StreamId> {
+    let replica = cluster.node(node).core.replicas.get(usize_of(shard))?.as_ref()?;
+    Some(replica.stream)
+}
+
+#[test]
+fn the_log_stays_until_the_new_shard_has_a_leader_so_that_all_of_its_founders_begin() {
+    let (mut cluster, away) = cut_without_one(Some(CHILD));
+    let (low, _) = keys();
+    let before = describe(&mut cluster, PARENT);
+    let after = overrun(&mut cluster, PARENT, &low[0]);
+    assert_eq!(after.first_index, before.first_index, "nobody leads the new shard");
+    assert!(after.log_bytes > 6 * (64 << 10), "{after:?}");
+    let removal = Op::Admin(AdminOp::RemoveReplica { node: away });
+    let refused = cluster.do_at_shard(PARENT, removal);
+    assert!(matches!(refused, Err(Refusal::Busy { .. })), "a founder stays: {refused:?}");
+    cluster.cut.clear();
+    let founding = Some(StreamId(replica_id::stream_id(CHILD, FOUNDING)));
+    cluster.pass_until("the founding replica", 10_000, |cluster| stream_of(cluster, away, CHILD) == founding);
+    cluster.mute = None;
+    cluster.pass_until("the new shard has a leader", 20_000, child_leads);
+    let after = overrun(&mut cluster, PARENT, &low[0]);
+    assert!(after.log_bytes < 6 * (64 << 10), "{after:?}");
+}
+
+#[test]
+fn a_founder_that_was_given_a_snapshot_instead_is_replaced_as_one_that_is_lost() {
+    let (mut cluster, away) = cut_without_one(None);
+    let (low, high) = keys();
+    cluster.pass_until("the new shard has a leader", 2_000, child_leads);
+    list_child(&mut cluster);
+    let cut = describe(&mut cluster, CHILD).first_index;
+    let after = overrun(&mut cluster, PARENT, &low[0]);
+    assert!(after.first_index > cut, "the log goes on from behind the cut: {after:?}");
+    cluster.cut.clear();
+    cluster.pass_until("a replica of the new shard", 60_000, |cluster| {
+        stream_of(cluster, away, CHILD).is_some()
+    });
+    let founding = Some(StreamId(replica_id::stream_id(CHILD, FOUNDING)));
+    assert_ne!(stream_of(&mut cluster, away, CHILD), founding, "nobody can make that one any more");
+    cluster.pass_until("it votes, and the other one is gone", 20_000, |cluster| {
+        let members = describe(cluster, CHILD).members;
+        let votes = |node: u64| {
+            let voters = members.iter().filter(|member| member.role == MemberRole::Voter && member.lag == 0);
+            voters.filter(|member| member.node == node).count() == 1
+        };
+        members.len() == 3 && (1..=3).all(votes)
+    });
+    let id = cluster.ask_shard(away, get(&high[0], ReadConsistency::Follower), CHILD);
+    cluster.pass(200);
+    let read = cluster.answer(away, id).expect("answered");
+    assert_eq!(value(read).as_deref(), Some("v"));
+}
+
 #[test]
 fn a_node_that_lost_its_disk_does_not_found_the_new_shard_again() {
     let mut cluster = Cluster::new();
@@ -228,13 +315,11 @@ fn a_node_that_lost_its_disk_does_not_found_the_new_shard_again() {
     let lost = (1..=3).find(|id| !leads.contains(id)).unwrap();
     // Its new replica of the parent reads the log from the first entry on, over the cut.
     cluster.wipe(lost, 77);
-    let stream = |cluster: &mut Cluster| {
-        let replica = cluster.node(lost).core.replicas.get(usize_of(CHILD))?.as_ref()?;
-        Some(replica.stream)
-    };
-    cluster.pass_until("a replica of the new shard", 60_000, |cluster| stream(cluster).is_some());
-    let founding = StreamId(replica_id::stream_id(CHILD, FOUNDING));
-    assert_ne!(stream(&mut cluster), Some(founding), "it had voted under this name");
+    cluster.pass_until("a replica of the new shard", 60_000, |cluster| {
+        stream_of(cluster, lost, CHILD).is_some()
+    });
+    let founding = Some(StreamId(replica_id::stream_id(CHILD, FOUNDING)));
+    assert_ne!(stream_of(&mut cluster, lost, CHILD), founding, "it had voted under this name");
     cluster.pass(10_000);
     let done = cluster.do_at_shard(CHILD, put(&high[0], "x"));
     assert!(matches!(done, Ok(Answer::Written { .. })), "{done:?}");
