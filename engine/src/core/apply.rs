@@ -211,6 +211,7 @@ impl Core {
             replica.follow_domain(applied.domain);
             self.standing.due |= replica.slots != slots;
             if untrimmed && !replica.untrimmed {
+                tracing::info!(shard, "what was cut off is removed");
                 self.effects.push(Effect::Reclaim { engine: Engine(replica.engine.clone()) });
             }
             replica.holds.retain(|hold| hold.index > applied.applied);

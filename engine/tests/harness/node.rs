@@ -1,7 +1,7 @@
 //! One `ringkv` process: its files, its life and death, and what the kernel tells about it.
 
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -109,6 +109,21 @@ impl Node {
     /// Everything it has printed, over all its lives.
     pub fn log(&self) -> String {
         fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    /// How long what it has printed is.
+    pub fn log_bytes(&self) -> u64 {
+        fs::metadata(self.log_path()).map_or(0, |about| about.len())
+    }
+
+    /// What it has printed after so many bytes.
+    pub fn log_from(&self, start: u64) -> String {
+        let mut bytes = Vec::new();
+        let read = fs::File::open(self.log_path()).and_then(|mut file| {
+            file.seek(SeekFrom::Start(start))?;
+            file.read_to_end(&mut bytes)
+        });
+        read.map_or_else(|_| String::new(), |_| String::from_utf8_lossy(&bytes).into_owned())
     }
 
     fn log_path(&self) -> PathBuf {
