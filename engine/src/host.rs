@@ -1,6 +1,7 @@
 //! What a node needs of the host, checked before anything is opened, so that a missing piece is named with its
 //! remedy instead of failing somewhere inside.
 
+pub mod background;
 pub mod examine;
 
 use std::io;

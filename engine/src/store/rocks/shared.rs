@@ -12,11 +12,17 @@ use rocksdb::{
 
 use super::config::{BlobCompression, RocksConfig};
 use super::folder;
+use crate::host::background;
 use crate::store::OpenError;
 
 /// Memtables of one database that may wait for their flush before RocksDB stops writes. Admission acts on
 /// bytes long before; see [`crate::store::StoreStats::memtable_bytes`].
 const MEMTABLES_MAX: c_int = 64;
+/// What a memtable takes from the node's budget at a time, and so the least that a replica with anything unflushed holds.
+/// RocksDB's own choice, up to 1 MiB, has a node of a hundred shards flush a memtable at nearly every write.
+const ARENA_BLOCK_BYTES: usize = 64 << 10;
+/// Flushes and compactions at once.
+const BACKGROUND_JOBS_MAX: u16 = 64;
 /// Unmerged files before RocksDB slows or stops writes: never.
 const LEVEL0_NEVER: c_int = 1 << 20;
 /// Unmerged files before they are merged.
@@ -24,10 +30,10 @@ const LEVEL0_MERGE: c_int = 4;
 /// RocksDB's own info log per database.
 const INFO_LOG_BYTES: usize = 4 << 20;
 const INFO_LOGS_KEPT: usize = 2;
-/// With buffered writes, writeback is started every so many bytes, so that the sync at a file's end finds
-/// little to do.
 /// What garbage collection reads of a blob file at a time.
 const BLOB_READAHEAD_BYTES: u64 = 1 << 20;
+/// With buffered writes, writeback is started every so many bytes, so that the sync at a file's end finds
+/// little to do.
 const BYTES_PER_SYNC: u64 = 1 << 20;
 const BLOOM_BITS_PER_KEY: f64 = 10.0;
 
@@ -67,12 +73,11 @@ impl RocksShared {
     /// Sets up caches and threads. One per process is meant, though several work.
     pub fn new(config: RocksConfig) -> Result<Self, OpenError> {
         let failed = |detail: String| OpenError::Io { path: PathBuf::from("(RocksDB)"), detail };
-        let env = Env::new().map_err(|error| failed(error.into_string()))?;
+        let mut env = Env::new().map_err(|error| failed(error.into_string()))?;
+        start_threads(&mut env, &config).map_err(|error| failed(error.to_string()))?;
         let (reaper, corpses) = channel::<Corpse>();
         // Ends with the last sender: after the last engine.
-        std::thread::Builder::new()
-            .name("store-reaper".to_owned())
-            .spawn(move || corpses.into_iter().for_each(Corpse::bury))
+        background::spawn("store-reaper".to_owned(), move || corpses.into_iter().for_each(Corpse::bury))
             .map_err(|error| failed(error.to_string()))?;
         let parts = Parts {
             block_cache: Cache::new_lru_cache(config.block_cache_bytes),
@@ -110,7 +115,9 @@ impl RocksShared {
         let mut options = Options::default().get_options_from_string("avoid_flush_during_shutdown=true")?;
         options.set_env(&parts.env);
         options.set_write_buffer_manager(&parts.memtables);
-        options.set_max_background_jobs(c_int::from(config.background_jobs.min(64).cast_signed()));
+        options.set_max_background_jobs(c_int::from(
+            config.background_jobs.min(BACKGROUND_JOBS_MAX).cast_signed(),
+        ));
         set_write_path(&mut options, config);
         set_no_stalls(&mut options);
         set_blobs(&mut options, config, &parts.blob_cache);
@@ -120,9 +127,31 @@ impl RocksShared {
     }
 }
 
+/// Starts RocksDB's own threads, which otherwise would begin as what opens the first database: pinned to a core that serves
+/// clients. Flushes free memory that writes need; compactions give way.
+fn start_threads(env: &mut Env, config: &RocksConfig) -> std::io::Result<()> {
+    let jobs = c_int::from(config.background_jobs.clamp(1, BACKGROUND_JOBS_MAX).cast_signed());
+    let flushes = (jobs / 4).max(1);
+    let mut compacting = env.clone();
+    let start = |nicer, start: &mut (dyn FnMut() + Send)| {
+        std::thread::scope(|scope| {
+            let body = move || {
+                background::give_way(nicer);
+                start();
+            };
+            std::thread::Builder::new().name("rocksdb".to_owned()).spawn_scoped(scope, body).map(drop)
+        })
+    };
+    start(0, &mut || env.set_high_priority_background_threads(flushes))?;
+    start(background::COMPACTION_NICER, &mut || {
+        compacting.set_low_priority_background_threads((jobs - flushes).max(1));
+    })
+}
+
 /// One writer, no log: nothing of the machinery for many writers is of use.
 fn set_write_path(options: &mut Options, config: &RocksConfig) {
     options.set_write_buffer_size(config.memtable_bytes);
+    options.set_arena_block_size(ARENA_BLOCK_BYTES.min(config.memtable_bytes / 8));
     options.set_allow_concurrent_memtable_write(false);
     options.set_enable_write_thread_adaptive_yield(false);
     options.set_enable_pipelined_write(false);

@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use std::sync::LazyLock;
 
 use super::*;
+use crate::host::background;
 use crate::store::Write;
 use crate::store::conformance::{conformance_tests, contents};
 
@@ -221,6 +222,52 @@ const CRASH_TEST: &str = "a_killed_process_keeps_a_prefix_with_all_that_was_dura
 const CRASH_BATCHES: u64 = 200_000;
 
 /// The writes of batch `index`: overwrites, deletes, values in tables and in blob files.
+#[test]
+fn many_databases_with_little_in_them_share_a_budget_without_flushing() {
+    const DATABASES: usize = 24;
+    let config =
+        RocksConfig { memtables_bytes: 16 << 20, memtable_bytes: 16 << 20, ..RocksConfig::default() };
+    let shared = RocksShared::new(config).expect("the shared parts");
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let engines: Vec<RocksEngine> = (0..DATABASES)
+        .map(|number| RocksEngine::open(&folder.path().join(number.to_string()), &shared).expect("open"))
+        .collect();
+    // The identity of each is in a table.
+    let tables = |engine: &RocksEngine| engine.stats().expect("stats").table_bytes;
+    let before: Vec<u64> = engines.iter().map(tables).collect();
+    for index in 1..=100 {
+        engines.iter().for_each(|engine| apply_one(engine, index));
+    }
+    assert_eq!(engines.iter().map(tables).collect::<Vec<u64>>(), before, "5 MB fit into 16");
+}
+
+#[test]
+fn compactions_run_behind_the_threads_of_the_process_and_flushes_do_not() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    drop(open(folder.path()));
+    // SAFETY: a system call without pointers.
+    let own =
+        unsafe { libc::getpriority(libc::PRIO_PROCESS, libc::id_t::try_from(std::process::id()).unwrap()) };
+    let nice_of = |pool: &str| -> Vec<i32> {
+        let threads = std::fs::read_dir("/proc/self/task").expect("threads").flatten();
+        let threads = threads.filter(|thread| {
+            let name = std::fs::read_to_string(thread.path().join("comm")).unwrap_or_default();
+            name.trim_end().starts_with(pool)
+        });
+        threads
+            .map(|thread| {
+                let id = thread.file_name().to_string_lossy().parse().expect("a thread id");
+                // SAFETY: as above.
+                unsafe { libc::getpriority(libc::PRIO_PROCESS, id) }
+            })
+            .collect()
+    };
+    let (flushing, compacting) = (nice_of("rocksdb:high"), nice_of("rocksdb:low"));
+    assert!(!flushing.is_empty() && flushing.iter().all(|nice| *nice == own), "{flushing:?}");
+    let nicer = (own + background::COMPACTION_NICER).min(19);
+    assert!(!compacting.is_empty() && compacting.iter().all(|nice| *nice == nicer), "{compacting:?}");
+}
+
 fn crash_batch(index: u64) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
     let key = |n: u64| [&[1][..], &(n % 40).to_be_bytes()].concat();
     let len = if index.is_multiple_of(2) { 60 } else { 1500 };
