@@ -13,8 +13,8 @@
 //!   position `applied()` then reports, which is not below the last `applied_durable()` reported before.
 //! - Reads see every `apply` that returned before they began.
 //!
-//! Thread use: `apply`, `install_checkpoint` and `destroy` belong to the apply thread (one caller at a
-//! time); everything else may be called from any thread. `get` and `read_consistently`
+//! Thread use: `apply` and `install_checkpoint` belong to the apply thread (one caller at a time), `destroy` comes after the
+//! last of them; everything else may be called from any thread. `get` and `read_consistently`
 //! with [`ReadTier::Memory`] never wait for a disk and may run on an executor; the rest may block.
 
 #[cfg(any(test, feature = "conformance"))]
@@ -264,7 +264,7 @@ pub trait StorageEngine: Send + Sync {
     /// verify all of it. May block.
     fn read_checkpoint(&self, path: &Path, key: &[u8]) -> Result<(Applied, Option<Bytes>), OpenError>;
 
-    /// Replaces everything by the checkpoint at `path`, which is consumed on success. After a crash
+    /// Replaces everything by the checkpoint at `path`, whose files are durable; it is consumed on success. After a crash
     /// the engine holds either the old or the new state, never a mixture. On an error other than
     /// [`OpenError::Io`] the old state is untouched.
     fn install_checkpoint(&self, path: &Path) -> Result<Applied, OpenError>;

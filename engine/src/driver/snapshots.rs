@@ -15,7 +15,6 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::rc::Rc;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -24,19 +23,22 @@ use net::peer::{
     PeerEncoder, PeerHello, Purpose, SnapshotAnswer, SnapshotEnd, SnapshotHeader, decode_snapshot_answer,
     decode_snapshot_chunk, decode_snapshot_end, decode_snapshot_header,
 };
-use net::transport::{Connection, FrameReader, FrameSender, Handoff};
+use net::transport::{Connection, ConnectionConfig, FrameReader, FrameSender, Handoff};
 use raft::Index;
 
 use super::{Driver, greet};
 use crate::convert;
 use crate::core::{Engine, Event, ReceivedSnapshot, ReplicaId, SnapshotOffer};
+use crate::host::background;
 use crate::replica_id;
 use crate::store::snapshot::{Library, Manifest, PinnedSnapshot};
 
 /// Length of a chunk: long enough to cost little, short enough not to hold others up.
-const CHUNK_BYTES: usize = 256 << 10;
+const CHUNK_BYTES: usize = 64 << 10;
 /// Chunks between a thread and its executor.
-const CHUNKS_QUEUED_MAX: usize = 4;
+const CHUNKS_QUEUED_MAX: usize = 16;
+/// Bytes of a snapshot that wait for the network: what is sent at the node's rate is to leave at that rate.
+const SEND_QUEUE_BYTES_MAX: usize = 1 << 20;
 /// A transfer that stands still for so long is given up; it is resumed later.
 const STALL_MAX: Duration = Duration::from_secs(30);
 /// How long the receiver may take to sync and verify what it got.
@@ -122,7 +124,7 @@ impl Driver {
         let address = self.map.node(offer.node).ok_or("no such node")?.peer_addr;
         let hello = self.peers.hello(offer.core, Purpose::Snapshot);
         let (mut reader, sender, _) =
-            greet::dial(&hello, offer.node, &address, self.peers.connection).await?;
+            greet::dial(&hello, offer.node, &address, self.snapshot_connection()).await?;
         let held = propose(&manifest, offer, &mut reader, &sender).await?;
         let resumed_bytes = held.iter().sum();
         let _ = have.send(held);
@@ -139,6 +141,10 @@ impl Driver {
             }
             Err(why) => Err(streamed.err().unwrap_or(why)),
         }
+    }
+
+    fn snapshot_connection(&self) -> ConnectionConfig {
+        ConnectionConfig { write_queue_bytes_max: SEND_QUEUE_BYTES_MAX, ..self.peers.connection }
     }
 
     /// Sends the chunks as they come from the thread, as fast as the node's limit and the receiver let it.
@@ -159,6 +165,8 @@ impl Driver {
                 .append(|buffer| encoder.snapshot_chunk(file, offset, &data, buffer))
                 .map_err(|error| error.to_string())?
                 .map_err(|error| error.to_string())?;
+            // Chunks may be ready one after the other: requests come in between.
+            glommio::yield_if_needed().await;
         }
         Ok(())
     }
@@ -274,7 +282,7 @@ enum Written {
 impl Driver {
     /// Takes a snapshot in that another node sends on a connection of its own.
     pub(super) async fn receive_snapshot(self: Rc<Self>, handoff: Handoff, hello: PeerHello) {
-        let Ok(connection) = Connection::from_handoff(handoff, self.peers.connection) else { return };
+        let Ok(connection) = Connection::from_handoff(handoff, self.snapshot_connection()) else { return };
         let (mut reader, sender) = connection.split();
         let reply = self.peers.hello_reply();
         let greeted =
@@ -432,5 +440,5 @@ async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> Result<T, 
 }
 
 fn spawn(name: String, run: impl FnOnce() + Send + 'static) -> Result<(), String> {
-    thread::Builder::new().name(name).spawn(run).map(drop).map_err(|error| error.to_string())
+    background::spawn(name, run).map_err(|error| error.to_string())
 }

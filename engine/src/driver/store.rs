@@ -17,11 +17,12 @@ use crate::core::{
 };
 use crate::fatal::{self, Reason};
 use crate::home::Home;
+use crate::host::background;
 use crate::machine::{ApplyError, Cut, Machine};
 use crate::placement;
 use crate::replica_id::FOUNDING;
 use crate::store::snapshot::{InstallError, Library, Manifest};
-use crate::store::{ReadTier, RocksShared, StorageEngine};
+use crate::store::{ReadTier, RocksShared, StorageEngine, StoreError};
 
 /// How long to wait before a replica that could not be made or removed is tried again: disk space may come back.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
@@ -91,8 +92,10 @@ pub(super) enum Maintenance {
     Create { replica: ReplicaId, generation: u64, founders: ConfState },
     /// Give the disk space of what was removed back.
     Reclaim { engine: Engine },
+    /// Remove a former replica: what its engine holds, then its folder.
+    Remove { shard: u32, generation: u64, engine: Engine },
     /// Remove the folder of a former replica.
-    Remove { shard: u32, generation: u64 },
+    RemoveFolder { shard: u32, generation: u64 },
 }
 
 /// What the threads of one core need.
@@ -263,7 +266,7 @@ impl Applier {
                     continue;
                 }
                 ApplyJob::Remove { replica, generation, engine } => {
-                    self.remove(replica.shard, generation, &engine);
+                    self.remove(replica.shard, generation, engine);
                     continue;
                 }
             };
@@ -359,13 +362,15 @@ impl Applier {
         }
     }
 
-    fn remove(&mut self, shard: u32, generation: u64, engine: &Engine) {
-        self.machines.remove(&shard);
-        self.libraries.all().remove(&shard);
-        if let Err(error) = engine.0.destroy() {
-            tracing::warn!(shard, generation, %error, "cannot remove a former replica's data properly");
+    fn remove(&mut self, shard: u32, generation: u64, engine: Engine) {
+        // The next replica of the shard may be there already.
+        if self.libraries.get(shard).is_some_and(|(held, _)| held == generation) {
+            self.machines.remove(&shard);
+            self.libraries.all().remove(&shard);
         }
-        must_be_there(self.maintain.send(Maintenance::Remove { shard, generation }).is_ok(), "store");
+        // It waits for flushes and compactions that run: nothing for this thread.
+        let job = Maintenance::Remove { shard, generation, engine };
+        must_be_there(self.maintain.send(job).is_ok(), "store");
     }
 }
 
@@ -415,17 +420,28 @@ impl Maintainer {
                 Maintenance::Create { replica, generation, founders } => {
                     self.create(replica, generation, founders)
                 }
-                Maintenance::Remove { shard, generation } => {
-                    if let Err(error) = self.home.remove(shard, generation) {
-                        tracing::warn!(shard, generation, %error, "cannot remove a former replica's folder yet");
-                        self.try_again(Maintenance::Remove { shard, generation });
+                Maintenance::Remove { shard, generation, engine } => {
+                    if let Err(error) = engine.0.destroy() {
+                        tracing::warn!(shard, generation, %error, "cannot remove a former replica's data properly");
                     }
+                    self.remove_folder(shard, generation);
+                    None
+                }
+                Maintenance::RemoveFolder { shard, generation } => {
+                    self.remove_folder(shard, generation);
                     None
                 }
             };
             if event.is_some_and(|event| done.send(vec![event]).is_err()) {
                 return;
             }
+        }
+    }
+
+    fn remove_folder(&self, shard: u32, generation: u64) {
+        if let Err(error) = self.home.remove(shard, generation) {
+            tracing::warn!(shard, generation, %error, "cannot remove a former replica's folder yet");
+            self.try_again(Maintenance::RemoveFolder { shard, generation });
         }
     }
 
@@ -501,7 +517,7 @@ fn reclaim(engine: Engine) {
             tracing::warn!(%error, "cannot give disk space back");
         }
     };
-    if let Err(error) = spawn("reclaim".to_owned(), None, run) {
+    if let Err(error) = background::spawn("reclaim".to_owned(), run) {
         tracing::warn!(%error, "cannot give disk space back: no thread");
     }
 }
@@ -518,6 +534,8 @@ fn durable(replica: ReplicaId, engine: &dyn StorageEngine, flush: bool) -> Event
     let result = if flush { engine.flush() } else { Ok(()) };
     match result.and_then(|()| engine.applied_durable()) {
         Ok(applied) => Event::Durable { replica, index: Index(applied.index) },
+        // It was removed, or a snapshot is taking its place: nothing new is known.
+        Err(StoreError::Destroyed { .. }) => Event::Durable { replica, index: Index::ZERO },
         Err(error) => fatal::abort(Reason::Apply { shard: replica.shard, detail: error.to_string() }),
     }
 }

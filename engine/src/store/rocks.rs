@@ -147,8 +147,9 @@ impl StorageEngine for RocksEngine {
     fn install_checkpoint(&self, path: &Path) -> Result<Applied, OpenError> {
         let destroyed = || OpenError::Destroyed { path: self.root.clone() };
         self.live().map_err(|_| destroyed())?;
-        let (applied, _) = Live::peek(path, &[], &self.shared)?;
-        folder::sync_files(path)?;
+        if !Live::is_at(path) {
+            return Err(OpenError::Foreign { path: path.to_owned(), detail: "no database in it".to_owned() });
+        }
         // Only the apply thread installs and destroys, so nothing changes between the two locks.
         let (database, generation) = {
             let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
@@ -159,6 +160,7 @@ impl StorageEngine for RocksEngine {
         };
         let fresh = Live::open(&database, generation, &self.shared)
             .map_err(|error| self.withdraw(generation, error))?;
+        let applied = fresh.applied();
         let fresh = Arc::new(fresh);
         let replaced = {
             let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);

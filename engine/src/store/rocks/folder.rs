@@ -121,17 +121,6 @@ fn parse_name(name: &str) -> Option<(&'static str, u64)> {
     })
 }
 
-/// Makes all files of a flat folder, and the folder, durable.
-pub(super) fn sync_files(path: &Path) -> Result<(), OpenError> {
-    let sync = || -> io::Result<()> {
-        for name in files::names(path)? {
-            files::sync(&path.join(name))?;
-        }
-        files::sync(path)
-    };
-    sync().map_err(|error| open_io(path, &error))
-}
-
 /// Removes the info logs that RocksDB leaves in every folder it looks into.
 pub(super) fn remove_info_logs(path: &Path) -> Result<(), OpenError> {
     let remove = || -> io::Result<()> {

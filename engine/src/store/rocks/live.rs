@@ -86,6 +86,11 @@ impl Live {
         })
     }
 
+    /// Whether there is a database at `folder`, sound or not.
+    pub(super) fn is_at(folder: &Path) -> bool {
+        folder.join(CURRENT).exists()
+    }
+
     /// The position of the database at `folder`, which is left as it is, and the value of `key`.
     pub(super) fn peek(
         folder: &Path,
@@ -94,7 +99,7 @@ impl Live {
     ) -> Result<(Applied, Option<Bytes>), OpenError> {
         let failed = |error| open_error(folder, &error);
         // Opening would make the folder, for its info log.
-        if !folder.join(CURRENT).exists() {
+        if !Self::is_at(folder) {
             return Err(OpenError::Foreign {
                 path: folder.to_owned(),
                 detail: "no database in it".to_owned(),
