@@ -20,6 +20,7 @@
 //!   of it, on the reaper thread if it was replaced or destroyed.
 //! - Every database holds an identity record written before it got its name; one without is not ours.
 
+mod budget;
 mod config;
 mod folder;
 mod live;
@@ -65,7 +66,9 @@ impl RocksEngine {
             None => create(&folder, next, shared)?,
         };
         let live = Live::open(&folder.database(generation), generation, shared)?;
-        let state = State { live: Arc::new(live), folder };
+        let live = Arc::new(live);
+        shared.enter(&live);
+        let state = State { live, folder };
         Ok(Self { root: root.to_owned(), shared: shared.clone(), state: RwLock::new(Some(state)) })
     }
 
@@ -162,6 +165,7 @@ impl StorageEngine for RocksEngine {
             .map_err(|error| self.withdraw(generation, error))?;
         let applied = fresh.applied();
         let fresh = Arc::new(fresh);
+        self.shared.enter(&fresh);
         let replaced = {
             let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
             std::mem::replace(&mut state.as_mut().ok_or_else(destroyed)?.live, fresh)

@@ -20,7 +20,7 @@ pub struct RocksConfig {
     /// Cache of separated values, bytes for the whole node. A value found in neither this cache nor a
     /// memtable costs a disk read on a reader thread.
     pub blob_cache_bytes: usize,
-    /// Memtables of the whole node, bytes. Past it, the engine that writes next flushes its own; nothing
+    /// Memtables of the whole node, bytes. Shortly before, the largest is flushed, whoever writes; nothing
     /// ever waits for it.
     pub memtables_bytes: usize,
     /// One memtable of one engine, bytes, before it is flushed.

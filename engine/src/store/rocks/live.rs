@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
-    BottommostLevelCompaction, CompactOptions, DB, DBPinnableSlice, ErrorKind, ReadOptions,
+    BottommostLevelCompaction, CompactOptions, DB, DBPinnableSlice, ErrorKind, FlushOptions, ReadOptions,
     ReadTier as RocksTier, WriteBatch, WriteOptions,
 };
 
@@ -50,6 +50,7 @@ pub(super) struct Live {
     /// Where the remains lie, once retired.
     remains: Mutex<PathBuf>,
     reaper: Sender<Corpse>,
+    shared: RocksShared,
 }
 
 impl Live {
@@ -83,6 +84,7 @@ impl Live {
             retired: AtomicBool::new(false),
             remains: Mutex::new(PathBuf::new()),
             reaper: shared.reaper(),
+            shared: shared.clone(),
         })
     }
 
@@ -136,9 +138,30 @@ impl Live {
             }
         }
         batch.put(APPLIED_KEY, encode_applied(writes.applied));
+        let bytes = batch.size_in_bytes();
         self.database().write_opt(batch, &self.write_options).map_err(|error| self.error(&error))?;
         *self.applied.lock().unwrap_or_else(PoisonError::into_inner) = writes.applied;
+        self.shared.wrote(bytes);
         Ok(())
+    }
+
+    /// Bytes of the memtable that is written to.
+    pub(super) fn growing_bytes(&self) -> usize {
+        let bytes = self.database().property_int_value("rocksdb.cur-size-active-mem-table");
+        // Only a name that RocksDB does not know is an error.
+        bytes.ok().flatten().and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(0)
+    }
+
+    /// Has the memtable flushed, and does not wait for it.
+    pub(super) fn begin_flush(&self) {
+        let mut options = FlushOptions::default();
+        options.set_wait(false);
+        // What goes wrong, the next write or flush of this database meets as well.
+        if let Err(error) = self.database().flush_opt(&options)
+            && !self.retired.load(Ordering::Acquire)
+        {
+            tracing::warn!(folder = %self.folder.display(), %error, "cannot begin to flush a memtable");
+        }
     }
 
     pub(super) fn applied(&self) -> Applied {

@@ -10,8 +10,10 @@ use rocksdb::{
     BlockBasedOptions, Cache, ChecksumType, DB, DBCompressionType, Env, LogLevel, Options, WriteBufferManager,
 };
 
+use super::budget::Budget;
 use super::config::{BlobCompression, RocksConfig};
 use super::folder;
+use super::live::Live;
 use crate::host::background;
 use crate::store::OpenError;
 
@@ -65,6 +67,7 @@ struct Parts {
     block_cache: Cache,
     blob_cache: Cache,
     memtables: WriteBufferManager,
+    budget: Budget,
     env: Env,
     reaper: Sender<Corpse>,
 }
@@ -82,7 +85,8 @@ impl RocksShared {
         let parts = Parts {
             block_cache: Cache::new_lru_cache(config.block_cache_bytes),
             blob_cache: Cache::new_lru_cache(config.blob_cache_bytes),
-            memtables: WriteBufferManager::new_write_buffer_manager(config.memtables_bytes, false),
+            memtables: WriteBufferManager::new_write_buffer_manager(2 * config.memtables_bytes, false),
+            budget: Budget::new(config.memtables_bytes),
             config,
             env,
             reaper,
@@ -94,6 +98,16 @@ impl RocksShared {
     /// [`RocksConfig::memtables_bytes`]. Cheap.
     pub fn memtables_bytes(&self) -> usize {
         self.parts.memtables.get_usage()
+    }
+
+    /// A database that was opened: it shares the budget of memtables.
+    pub(super) fn enter(&self, live: &Arc<Live>) {
+        self.parts.budget.enter(live);
+    }
+
+    /// So many bytes were written to one of them.
+    pub(super) fn wrote(&self, bytes: usize) {
+        self.parts.budget.wrote(bytes);
     }
 
     /// The share of blobs, the oldest, that is moved when what refers to it is compacted.

@@ -232,13 +232,47 @@ fn many_databases_with_little_in_them_share_a_budget_without_flushing() {
     let engines: Vec<RocksEngine> = (0..DATABASES)
         .map(|number| RocksEngine::open(&folder.path().join(number.to_string()), &shared).expect("open"))
         .collect();
-    // The identity of each is in a table.
-    let tables = |engine: &RocksEngine| engine.stats().expect("stats").table_bytes;
-    let before: Vec<u64> = engines.iter().map(tables).collect();
-    for index in 1..=100 {
-        engines.iter().for_each(|engine| apply_one(engine, index));
+    (1..=100).for_each(|index| engines.iter().for_each(|engine| apply_one(engine, index)));
+    let bytes = shared.memtables_bytes();
+    assert!(bytes < 12 << 20, "{bytes} bytes of memory for 5 MB");
+}
+
+/// The highest number of a file in the first database of an engine: how many it has made.
+fn files_made(root: &Path) -> u64 {
+    let names =
+        std::fs::read_dir(RocksEngine::first_database(root)).expect("the database's folder").flatten();
+    let numbers = names.filter_map(|entry| {
+        let name = entry.file_name().into_string().ok()?;
+        name.split_once('.')?.0.parse().ok()
+    });
+    numbers.max().unwrap_or(0)
+}
+
+#[test]
+fn who_writes_does_not_pay_for_those_who_hold_the_budget() {
+    let config =
+        RocksConfig { memtables_bytes: 16 << 20, memtable_bytes: 16 << 20, ..RocksConfig::default() };
+    let shared = RocksShared::new(config).expect("the shared parts");
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let open = |name: &str| RocksEngine::open(&folder.path().join(name), &shared).expect("open");
+    let idle: Vec<RocksEngine> = (0..8).map(|number| open(&number.to_string())).collect();
+    // 14 of 16 MiB may grow.
+    for index in 1.. {
+        idle.iter().for_each(|engine| apply_one(engine, index));
+        if shared.memtables_bytes() > 27 << 19 {
+            break;
+        }
     }
-    assert_eq!(engines.iter().map(tables).collect::<Vec<u64>>(), before, "5 MB fit into 16");
+    let busy = open("busy");
+    let before = files_made(&folder.path().join("busy"));
+    for index in 1..=500 {
+        apply_one(&busy, index);
+        while busy.stats().expect("stats").immutable_memtables > 0 {
+            std::thread::yield_now();
+        }
+    }
+    let made = files_made(&folder.path().join("busy")) - before;
+    assert!(made < 20, "{made} files for 1 MB: others had more to flush");
 }
 
 #[test]
