@@ -42,6 +42,16 @@ pub enum Mutation {
     SkipStreamReset,
     /// The state machine: applies again, after a restart, what it has applied.
     ApplyTwice,
+    /// The core: a leader that has proposed to cut its shard takes keys of the upper half until the cut is applied.
+    TakeCededKeys,
+    /// The core: goes on serving keys that were cut off its shard.
+    ServeCutKeys,
+    /// The core: a new leader answers puts when they are committed, though its log may hold a cut that it does not know.
+    AckOverCut,
+    /// The state machine: what is cut off does not take the session table along.
+    CutForgetsSessions,
+    /// The core: every replica that applies a cut makes a replica of the new shard, also one that did not vote for it.
+    FoundAgain,
 }
 
 /// Every mutation with its name, as command lines take it.
@@ -64,6 +74,11 @@ pub const ALL: &[(&str, Mutation)] = &[
     ("compact-past-durable", Mutation::CompactPastDurable),
     ("skip-stream-reset", Mutation::SkipStreamReset),
     ("apply-twice", Mutation::ApplyTwice),
+    ("take-ceded-keys", Mutation::TakeCededKeys),
+    ("serve-cut-keys", Mutation::ServeCutKeys),
+    ("ack-over-cut", Mutation::AckOverCut),
+    ("cut-forgets-sessions", Mutation::CutForgetsSessions),
+    ("found-again", Mutation::FoundAgain),
 ];
 
 #[cfg(feature = "mutations")]

@@ -53,7 +53,8 @@ impl ApplyBatch {
             panic!("an entry that cuts a shard is applied by itself")
         };
         let cut = machine.cut_by(entry).filter(|_| division.make);
-        let cut = cut.filter(|_| machine.conf_state().voters.contains(&division.voter));
+        let votes = machine.conf_state().voters.contains(&division.voter);
+        let cut = cut.filter(|_| votes || mutation::active(Mutation::FoundAgain));
         if let Some(cut) = &cut {
             found(machine.engine().as_ref(), cut, Position { index: entry.index, term: entry.term });
         }

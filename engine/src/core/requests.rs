@@ -8,6 +8,7 @@ use net::protocol::{
 };
 use net::slot::slot_of;
 use raft::Nanos;
+use raft::mutation::{self, Mutation as Fault};
 
 use super::programs::compact;
 use super::{Core, Effect, Origin, usize_of};
@@ -267,10 +268,11 @@ impl Core {
         let slot = slot_of(key);
         let (first, last) = self.slots(shard);
         let replica = self.replicas[usize_of(shard)].as_ref().expect("hosted here");
-        if replica.ceded_from().is_some_and(|at| slot >= at) {
+        let is_ceded = replica.ceded_from().is_some_and(|at| slot >= at);
+        if is_ceded && !mutation::active(Fault::TakeCededKeys) {
             return Err(Refusal::Unavailable { why: SPLITTING.to_owned() });
         }
-        if slot < first || slot > last {
+        if (slot < first || slot > last) && !mutation::active(Fault::ServeCutKeys) {
             return Err(self.not_in_shard(shard, slot));
         }
         Ok(slot)

@@ -19,12 +19,13 @@
 //!   proposed when no such read can be left.
 
 use bumpalo::Bump;
+use raft::mutation::{self, Mutation};
 use raft::{ConfState, NodeId};
 use thiserror::Error;
 
 use super::membership;
 use super::overlay::Overlay;
-use crate::command::{Division, META_TAG, SLOT_LAST, slot_range_end, slot_range_start};
+use crate::command::{Division, META_TAG, SESSION_RANGE, SLOT_LAST, slot_range_end, slot_range_start};
 use crate::replica_id::{FOUNDING, node_of, raft_id};
 use crate::store::{Applied, Lookup, ReadTier, StorageEngine, StoreError, Write, WriteSet};
 
@@ -94,8 +95,11 @@ pub(crate) fn read(engine: &dyn StorageEngine) -> Result<Result<Option<Domain>, 
 pub(crate) fn found(engine: &dyn StorageEngine, cut: &Cut, applied: Applied) -> Result<(), StoreError> {
     let (slots, members) =
         (encode(Domain { slots: cut.given, is_trimmed: false }), membership::encode(&cut.founders));
-    let writes =
-        [Write::Put { key: &KEY, value: &slots }, Write::Put { key: &membership::KEY, value: &members }];
+    let mut writes =
+        vec![Write::Put { key: &KEY, value: &slots }, Write::Put { key: &membership::KEY, value: &members }];
+    if mutation::active(Mutation::CutForgetsSessions) {
+        writes.push(Write::DeleteRange { start: &SESSION_RANGE.0, end: &SESSION_RANGE.1 });
+    }
     engine.apply(&WriteSet { applied, writes: &writes })?;
     engine.flush()
 }

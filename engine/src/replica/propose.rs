@@ -8,6 +8,7 @@ use net::protocol::{
 };
 use net::slot::slot_of;
 use net::types::RequestId;
+use raft::mutation::{self, Mutation as Fault};
 use raft::{Index, Nanos, ProposeError};
 
 use super::{Proposed, Replica, Shape, Waiter};
@@ -81,7 +82,11 @@ impl Replica {
         match consistency {
             // What a retry did is known only to the state machine, which may have executed an earlier attempt.
             _ if puts && retry => self.on_apply.push_back(waiter),
-            WriteConsistency::Strong if puts && self.knows_its_log() => self.on_commit.push_back(waiter),
+            WriteConsistency::Strong
+                if puts && (self.knows_its_log() || mutation::active(Fault::AckOverCut)) =>
+            {
+                self.on_commit.push_back(waiter);
+            }
             WriteConsistency::Strong => self.on_apply.push_back(waiter),
             WriteConsistency::Leader => self.on_flush.push_back(waiter),
             WriteConsistency::Eventual => effects.push(accepted(waiter)),

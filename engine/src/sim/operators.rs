@@ -121,6 +121,9 @@ impl World {
         if let Some(node) = behind {
             return Some(format!("node {} has not heard of the map of epoch {}", node.id, newest.epoch));
         }
+        if let Some(shard) = newest.shards.iter().find(|shard| shard.plan.split.is_some()) {
+            return Some(format!("shard {} is still to be cut in two", shard.id));
+        }
         newest.shards.iter().find_map(|shard| {
             let mut placed = shard.plan.placed.clone();
             placed.sort_unstable();
