@@ -8,11 +8,13 @@ mod harness;
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use harness::{Cluster, Groups, Settings, until};
+use harness::{Cluster, Groups, Settings, until, with_client};
+use net::map::{ClusterMap, ShardInfo};
+use net::protocol::ClusterOp;
 use net::resp::{Value, decode_value};
 use net::slot::slot_of;
 
@@ -319,6 +321,7 @@ fn a_hand_over_is_waited_out(cluster: &Cluster) {
     let shards = cluster.settings.shards;
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        let _stop = StopAtEnd(&over);
         let asking: Vec<_> = (nodes.iter())
             .map(|node| {
                 scope.spawn(|| {
@@ -418,4 +421,98 @@ fn bad_clients_are_bounded() {
         assert!(reply == expected, "reply {number}");
     }
     sender.join().expect("everything was sent");
+}
+
+/// Asks for a cut of the shard that has a slot, and waits until it is through.
+fn cut_at(cluster: &Cluster, slot: u16) {
+    let endpoints = cluster.endpoints();
+    let owner = |map: &ClusterMap| {
+        let has = |it: &&ShardInfo| it.slots.is_some_and(|slots| slots.contains(slot));
+        map.shards.iter().find(has).expect("every slot belongs to a shard").id
+    };
+    let shard = owner(&with_client(endpoints.clone(), async |client| client.cluster_map()));
+    until("the cut to be begun", Duration::from_secs(30), || {
+        with_client(endpoints.clone(), async move |client| {
+            let asked = client.cluster(ClusterOp::Split { shard, at: None, dry_run: false }).await;
+            asked.map(drop).map_err(|error| error.to_string())
+        })
+    });
+    until("the slot to belong to the new shard", Duration::from_secs(30), || {
+        let map = with_client(endpoints.clone(), async |client| client.cluster_map());
+        if owner(&map) == shard { Err(format!("shard {shard} has it")) } else { Ok(()) }
+    });
+}
+
+/// All keys there are: those of a slot, which a shard and then the next one is cut off with.
+#[test]
+fn walks_see_all_keys_while_shards_are_cut_in_two() {
+    let cluster = Cluster::start(Settings { shards: 1, ..Settings::default() });
+    let (tag, slot) =
+        (0..).map(|tag| (tag, slot_of(format!("{tag}").as_bytes()))).find(|it| it.1 > 16_300).unwrap();
+    let names: BTreeSet<String> = (0..40).map(|number| format!("{{{tag}}}{number}")).collect();
+    let pairs: Vec<String> = names.iter().map(|name| format!("{name} v")).collect();
+    assert_eq!(Redis::connect(cluster.node(1).resp).ask(&format!("MSET {}", pairs.join(" "))), Value::OK);
+    let stop = AtomicBool::new(false);
+    let rounds = [const { AtomicUsize::new(0) }; 3];
+    let walk = |node: u64| {
+        let mut client = Redis::connect(cluster.node(node).resp);
+        while !stop.load(Ordering::Relaxed) {
+            let random = client.ask("RANDOMKEY");
+            assert!(matches!(&random, Value::Bulk(key) if key.starts_with(b"{")), "node {node}: {random:?}");
+            let count = client.ask(&format!("CLUSTER COUNTKEYSINSLOT {slot}"));
+            assert_eq!(count, Value::Integer(40), "node {node}");
+            assert_eq!(
+                keys_of(&client.ask(&format!("CLUSTER GETKEYSINSLOT {slot} 100"))),
+                names,
+                "node {node}"
+            );
+            assert_eq!(keys_of(&client.ask(&format!("CLUSTER GETKEYSINSLOT {slot} 7"))).len(), 7);
+            let none = client.ask(&format!("CLUSTER GETKEYSINSLOT {} 7", slot - 1));
+            assert_eq!(none, Value::Array(Vec::new()), "node {node}");
+            // Begins within the slot.
+            let cursor = (u64::from(slot) + 1) << 32;
+            let page = client.ask(&format!("SCAN {cursor} COUNT 1000"));
+            let Value::Array(page) = page else { panic!("node {node}: {page:?}") };
+            assert_eq!(keys_of(&page[1]), names, "node {node}");
+            assert_eq!(client.ask("DBSIZE"), Value::Integer(40), "node {node}");
+            // In a namespace of its own, all over the slots.
+            let sets: Vec<String> = (0..100).map(|number| format!("SET k{number} v")).collect();
+            let sets: Vec<&str> = sets.iter().map(String::as_str).collect();
+            assert_eq!(client.ask(&format!("SELECT {node}")), Value::OK);
+            assert_eq!(client.ask_all(&sets), vec![Value::OK; 100], "node {node}");
+            assert_eq!(
+                client.ask_all(&["FLUSHDB", "DBSIZE", "SELECT 0"]),
+                [Value::OK, Value::Integer(0), Value::OK]
+            );
+            rounds[usize::try_from(node - 1).expect("few")].fetch_add(1, Ordering::Relaxed);
+        }
+    };
+    std::thread::scope(|scope| {
+        let _stop = StopAtEnd(&stop);
+        let walk = &walk;
+        let walkers = [1, 2, 3].map(|node| scope.spawn(move || walk(node)));
+        for cuts in 1..=5 {
+            cut_at(&cluster, slot);
+            until("everyone to have walked", Duration::from_secs(30), || {
+                let done = rounds.each_ref().map(|rounds| rounds.load(Ordering::Relaxed));
+                let over = walkers.iter().any(|walker| walker.is_finished());
+                if over || done.iter().all(|done| *done >= cuts) {
+                    Ok(())
+                } else {
+                    Err(format!("{done:?} rounds"))
+                }
+            });
+        }
+        stop.store(true, Ordering::Relaxed);
+        walkers.into_iter().for_each(|walker| walker.join().expect("every walk saw all keys"));
+    });
+}
+
+/// Threads that go on until they are stopped would keep a failed test from its end.
+struct StopAtEnd<'a>(&'a AtomicBool);
+
+impl Drop for StopAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }

@@ -314,7 +314,7 @@ impl Gateway {
         let gateway = self.clone();
         let mut sent: Pin<Box<dyn Future<Output = _>>> = Box::pin(async move {
             let client = gateway.client().await?;
-            client.with_namespace(namespace).call(Target::Shard(shard), op).await.map_err(error_of)
+            client.with_namespace(namespace).call(target_of(shard, &op), op).await.map_err(error_of)
         });
         // What is not polled is not sent: the order of calls would be that in which they are awaited.
         match sent.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
@@ -465,6 +465,17 @@ impl Drop for Call {
         self.leave_machine();
         let bytes = &self.gateway.driver.calls.bytes;
         bytes.set(bytes.get() - self.bytes);
+    }
+}
+
+/// Where the client takes a request: by its slot where it has one, because the shard may have been cut in two meanwhile, and
+/// this node not know yet. Keys of several slots were gathered for this shard alone.
+fn target_of(shard: u32, op: &Op) -> Target {
+    match op {
+        Op::Get { .. } | Op::Exists { .. } | Op::Execute { .. } | Op::Count { .. } => Target::Key,
+        Op::Scan { start, .. } if start.len() >= 2 => Target::Key,
+        Op::Write { mutations, .. } if mutations.len() == 1 => Target::Key,
+        _ => Target::Shard(shard),
     }
 }
 

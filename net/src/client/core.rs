@@ -326,7 +326,11 @@ impl ClientCore {
             },
             Target::Key => match op {
                 Op::Get { key, .. } | Op::Exists { key, .. } => Ok(Route::Slot(slot_of(key))),
-                Op::Scan { start, .. } => Ok(Route::Slot(slot_of(start))),
+                // A position begins with its slot; without one a scan begins where its shard does.
+                Op::Scan { start, .. } => match start.split_first_chunk::<2>() {
+                    Some((slot, _)) => Ok(Route::Slot(u16::from_be_bytes(*slot))),
+                    None => Err(ClientError::NoSuchShard),
+                },
                 Op::Write { mutations, .. } => self.route_of_batch(mutations),
                 Op::ClusterMap | Op::Status => Ok(Route::AnyNode),
                 Op::Cluster(_) => Ok(Route::Shard(crate::map::META_SHARD)),

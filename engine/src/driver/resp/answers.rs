@@ -144,13 +144,16 @@ pub(super) fn merged(merge: &Merge, values: Vec<Value>) -> Value {
     }
 }
 
+/// Begins the error of a command that may have been executed, or still be.
+pub(super) const INDETERMINATE: &str = "INDETERMINATE";
+
 /// The error a client gets where a call failed.
 pub(super) fn failed(error: &GatewayError, slot: u16, door: &Door) -> Value {
     Value::Error(match error {
         GatewayError::NotHere { leader, .. } => moved(slot, *leader, door),
         GatewayError::Refused(refusal) => refused(refusal),
         GatewayError::Indeterminate { cause } => {
-            format!("INDETERMINATE the command may or may not have been executed: {cause}")
+            format!("{INDETERMINATE} the command may or may not have been executed: {cause}")
         }
         GatewayError::TimedOut { last } => format!("CLUSTERDOWN no answer in time: {last}"),
     })

@@ -12,10 +12,10 @@ use net::resp::Value;
 use net::slot::slot_of;
 
 use super::Door;
-use super::answers::failed;
+use super::answers::{INDETERMINATE, failed};
 use crate::redis::{NAMESPACES, glob};
-use crate::resp::scan::{slot_end, slot_of_position, slot_start};
-use crate::resp::{Node, Task, info};
+use crate::resp::scan::{slot_of_position, slot_start};
+use crate::resp::{Task, info};
 
 /// Keys of one page.
 const PAGE_KEYS: u32 = 1000;
@@ -43,6 +43,11 @@ pub(super) async fn run(door: Rc<Door>, cluster: bool, task: Task) -> Value {
         }
     };
     result.unwrap_or_else(|error| error)
+}
+
+/// Whether a command that failed may have been executed, or still be.
+fn is_in_doubt(error: &Value) -> bool {
+    matches!(error, Value::Error(text) if text.starts_with(INDETERMINATE))
 }
 
 fn number(count: u64) -> Value {
@@ -77,7 +82,7 @@ impl Tasks {
         let found = self.shards().into_iter().find(|(_, slots)| slots.last >= slot);
         let Some((shard, slots)) = found else { return Ok((Vec::new(), None)) };
         let from = if slots.contains(slot) { from } else { slot_start(slots.first) };
-        let (items, next) = self.page(namespace, shard, (from.clone(), None), limit, consistency).await?;
+        let (items, next) = self.page(namespace, shard, from.clone(), limit, consistency).await?;
         let last = items.last().map(|item| &item.key);
         let next = next.or_else(|| self.door.gateway.behind_shard(shard, &from, last));
         Ok((items, next))
@@ -92,12 +97,12 @@ impl Tasks {
         &self,
         namespace: u8,
         shard: u32,
-        range: (Bytes, Option<Bytes>),
+        start: Bytes,
         limit: u32,
         consistency: ReadConsistency,
     ) -> Result<Page, Value> {
-        let slot = slot_of_position(&range.0);
-        let op = Op::Scan { start: range.0, end: range.1, limit, consistency, keys_only: true };
+        let slot = slot_of_position(&start);
+        let op = Op::Scan { start, end: None, limit, consistency, keys_only: true };
         match self.ask(namespace, shard, slot, op).await? {
             Answer::Scan { items, next, .. } => Ok((items, next)),
             _ => Err(Value::error("ERR internal error: an answer to something else")),
@@ -192,58 +197,61 @@ impl Tasks {
         Ok(sum)
     }
 
-    /// The first key behind a random slot, around the whole ring.
+    /// One of the first keys behind a random slot, around the whole ring: to its end, and from its beginning up to that slot.
     async fn random_key(&self, namespace: u8, consistency: ReadConsistency) -> Result<Value, Value> {
-        let mut shards = self.shards();
+        let shards = self.shards();
         if shards.is_empty() {
             return Ok(Value::Null);
         }
         let random = self.door.random();
-        let first = usize::try_from(random % u64::try_from(shards.len()).expect("few")).expect("few");
-        shards.rotate_left(first);
-        // The first shard comes twice: from a slot of it on, and at last from its beginning.
-        let slots = shards[0].1;
+        let chosen = usize::try_from(random % u64::try_from(shards.len()).expect("few")).expect("few");
+        let slots = shards[chosen].1;
         let width = u64::from(slots.last - slots.first) + 1;
-        let within = u16::try_from((random >> 32) % width).expect("a slot");
-        let starts = std::iter::once((shards[0].0, slot_start(slots.first + within)));
-        let starts: Vec<_> = starts
-            .chain(shards[1..].iter().map(|(shard, slots)| (*shard, slot_start(slots.first))))
-            .chain(std::iter::once((shards[0].0, slot_start(slots.first))))
-            .collect();
-        for (shard, start) in starts {
-            let mut next = Some(start);
-            while let Some(start) = next {
-                let (items, rest) = self.page(namespace, shard, (start, None), 16, consistency).await?;
-                if !items.is_empty() {
-                    let chosen = usize::try_from((random >> 48) % u64::try_from(items.len()).expect("few"));
-                    return Ok(Value::Bulk(items[chosen.expect("few")].key.clone()));
+        let begun = slots.first + u16::try_from((random >> 32) % width).expect("a slot");
+        let mut next = Some(slot_start(begun));
+        let mut is_second = false;
+        loop {
+            let from = match next.filter(|from| !is_second || slot_of_position(from) < begun) {
+                Some(from) => from,
+                None if is_second => return Ok(Value::Null),
+                None => {
+                    is_second = true;
+                    next = Some(slot_start(0));
+                    continue;
                 }
-                next = rest;
+            };
+            let (items, rest) = self.step(namespace, from, 16, consistency).await?;
+            if !items.is_empty() {
+                let chosen = usize::try_from((random >> 48) % u64::try_from(items.len()).expect("few"));
+                return Ok(Value::Bulk(items[chosen.expect("few")].key.clone()));
             }
+            next = rest;
         }
-        Ok(Value::Null)
     }
 
+    /// The first keys of a slot, from whichever shard has it by then. In cluster mode the client is sent there.
     async fn keys_in_slot(
         &self,
         slot: u16,
         count: u32,
         consistency: ReadConsistency,
     ) -> Result<Value, Value> {
-        let shard = self.door.shard_of_slot(slot);
-        let shards = self.door.map().shards;
-        let last = shards.iter().find(|it| it.id == shard).and_then(|it| it.slots).map(|slots| slots.last);
-        let end = slot_end(slot).filter(|_| last != Some(slot));
+        let gateway = &self.door.gateway;
+        let wanted = usize::try_from(count).expect("64-bit machine");
         let mut keys = Vec::new();
         let mut next = Some(slot_start(slot));
-        while let Some(start) = next
-            && keys.len() < usize::try_from(count).expect("64-bit machine")
+        while let Some(start) = next.filter(|start| slot_of_position(start) == slot)
+            && keys.len() < wanted
         {
-            let left = count - u32::try_from(keys.len()).expect("below the count");
-            let range = (start, end.clone());
-            let (items, rest) = self.page(0, shard, range, left.min(PAGE_KEYS), consistency).await?;
-            keys.extend(items.into_iter().map(|item| Value::Bulk(item.key)));
-            next = rest;
+            let shards = gateway.shards();
+            let owner = shards.iter().find(|(_, slots)| slots.contains(slot));
+            let (shard, _) = *owner.expect("every slot belongs to a shard");
+            let left = u32::try_from(wanted - keys.len()).expect("at most the count").min(PAGE_KEYS);
+            // The page may reach into the next slots: where the shard ends, and no page may, can change at any time.
+            let (items, rest) = self.page(0, shard, start.clone(), left, consistency).await?;
+            next = rest.or_else(|| gateway.behind_shard(shard, &start, items.last().map(|item| &item.key)));
+            let in_slot = items.into_iter().map(|item| item.key).take_while(|key| slot_of(key) == slot);
+            keys.extend(in_slot.map(Value::Bulk));
         }
         Ok(Value::Array(keys))
     }
@@ -271,13 +279,35 @@ impl Tasks {
         let mut next = Some(slot_start(slots.first));
         while let Some(start) = next.filter(|start| slot_of_position(start) <= slots.last) {
             let consistency = ReadConsistency::Linearizable;
-            let (items, rest) = self.step(namespace, start, PAGE_KEYS, consistency).await?;
-            next = rest;
-            let Some(first) = items.first() else { continue };
-            let slot = slot_of(&first.key);
-            let shard = self.door.shard_of_slot(slot);
+            let (items, rest) = self.step(namespace, start.clone(), PAGE_KEYS, consistency).await?;
+            let shards = self.door.gateway.shards();
+            next = match self.remove(namespace, &items, &shards).await {
+                Ok(()) => rest,
+                // A shard was cut in two with some of these keys, so nobody could remove them all. What may still remove
+                // some would do so behind the answer.
+                Err(error) if !is_in_doubt(&error) && self.door.gateway.shards() != shards => Some(start),
+                Err(error) => return Err(error),
+            };
+        }
+        Ok(())
+    }
+
+    /// Removes keys, which come in the order of their slots, from the shards that have them.
+    async fn remove(
+        &self,
+        namespace: u8,
+        items: &[ScanItem],
+        shards: &[(u32, SlotRange)],
+    ) -> Result<(), Value> {
+        let owner = |item: &ScanItem| {
+            let slot = slot_of(&item.key);
+            shards.iter().find(|(_, slots)| slots.contains(slot)).map(|(shard, _)| *shard)
+        };
+        for part in items.chunk_by(|one, other| owner(one) == owner(other)) {
+            let slot = slot_of(&part[0].key);
+            let shard = owner(&part[0]).expect("every slot belongs to a shard");
             let name = Bytes::from_static(b"DEL");
-            let args = std::iter::once(name).chain(items.into_iter().map(|item| item.key)).collect();
+            let args = std::iter::once(name).chain(part.iter().map(|item| item.key.clone())).collect();
             let commands = vec![ProgramCommand { namespace, args }];
             let program = Program { slot, watched: Vec::new(), commands };
             let consistency = Access::Write(WriteConsistency::Strong);

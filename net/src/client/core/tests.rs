@@ -484,6 +484,23 @@ fn what_cannot_be_sent_is_refused_at_once() {
 }
 
 #[test]
+fn a_scan_goes_to_the_shard_that_has_the_slot_it_begins_in() {
+    let (mut script, _, _) = Script::connected(config());
+    let scan = |start: &'static [u8]| Op::Scan {
+        start: start.into(),
+        end: None,
+        limit: 1,
+        consistency: ReadConsistency::Linearizable,
+        keys_only: true,
+    };
+    for (start, shard) in [(&[0x1f, 0xff, b'k'][..], 1), (&[0x20, 0x00], 2)] {
+        script.submit(scan(start), 1);
+        assert_eq!(script.take_sent().1.shard, shard, "{start:?}");
+    }
+    assert_eq!(script.refused(scan(b"")), ClientError::NoSuchShard);
+}
+
+#[test]
 fn an_expired_session_starts_over_only_if_nothing_can_have_been_executed() {
     let (mut script, one, _) = Script::connected(config());
     script.submit(put("bar"), 1);
