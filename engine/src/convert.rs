@@ -200,7 +200,8 @@ pub fn raft_message(message: GroupMessage) -> Option<Message> {
         | GroupBody::Gone { .. }
         | GroupBody::Reports(_)
         | GroupBody::MapEpoch { .. }
-        | GroupBody::Map { .. } => return None,
+        | GroupBody::Map { .. }
+        | GroupBody::MapChanges(_) => return None,
     };
     Some(Message { from: NodeId(message.from), to: NodeId(message.to), term: Term(message.term), body })
 }

@@ -30,6 +30,7 @@ mod compaction;
 mod control;
 mod division;
 mod effect;
+mod epochs;
 mod event;
 mod expiry;
 mod handover;
@@ -53,7 +54,7 @@ pub(crate) use apply::machine_entry;
 pub use apply::{Applied, ApplyBatch};
 pub(crate) use division::{Hold, Proposal};
 pub use division::{Kin, Opened};
-pub use effect::{Effect, Engine, Installed, ReceivedSnapshot, SnapshotOffer, TakenSnapshot};
+pub use effect::{Effect, Engine, Installed, MapNews, ReceivedSnapshot, SnapshotOffer, TakenSnapshot};
 pub use event::{Event, Origin};
 pub(crate) use snapshots::Incoming;
 pub use stages::{BUCKETS, Durations, Stages};
@@ -161,6 +162,7 @@ pub struct Core {
     lane: apply::Lane,
     balance: balance::Balance,
     standing: cluster::Standing,
+    epochs: epochs::Epochs,
     control: control::Control,
     /// Replicas whose state machines are being opened.
     creating: Vec<replicas::Creating>,
@@ -224,6 +226,7 @@ impl Core {
             lane: apply::Lane::default(),
             balance: balance::Balance::default(),
             standing: cluster::Standing::default(),
+            epochs: epochs::Epochs::of(&map),
             control: control::Control::default(),
             creating: Vec::new(),
             expected: Vec::new(),
@@ -310,7 +313,7 @@ impl Core {
             Event::Kin { core, kin } => self.on_kin(core, kin),
             Event::ReplicaOpened { replica, opened } => self.on_replica_opened(replica, opened),
             Event::Sibling(status) => self.on_sibling(status),
-            Event::Map(map) => self.adopt(&map),
+            Event::Map(news) => self.on_map_news(&news),
             Event::Reports(reports) => self.on_reports(reports),
             Event::Shutdown => self.on_shutdown(),
         }
@@ -319,6 +322,11 @@ impl Core {
     /// Whether there is work that waits for nothing but another turn.
     pub fn wants_turn(&self) -> bool {
         !self.touched.is_empty()
+    }
+
+    /// The cluster map with the members of the groups, and without their leaders.
+    pub fn known_map(&self) -> &ClusterMap {
+        &self.map
     }
 
     /// The cluster map with the leaders this core knows.

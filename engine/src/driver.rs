@@ -314,7 +314,7 @@ impl Driver {
                 self.store.remove(replica, generation, engine);
             }
             Effect::Publish(status) => self.mesh.broadcast(|| MeshMessage::Status(status.clone())),
-            Effect::MapChanged(map) => self.on_map_changed(map),
+            Effect::MapChanged(news) => self.on_map_changed(news),
             Effect::Report(reports) if self.mesh.core == 0 => {
                 self.mesh.broadcast(|| MeshMessage::Reports(reports.clone()));
             }
@@ -358,7 +358,7 @@ impl Driver {
                     self.inbox.push(Event::Forwarded { connection, reply });
                 }
                 MeshMessage::Status(status) => self.inbox.push(Event::Sibling(status)),
-                MeshMessage::Map(map) => self.inbox.push(Event::Map(map)),
+                MeshMessage::Map(news) => self.inbox.push(Event::Map(news)),
                 MeshMessage::Reports(reports) => self.inbox.push(Event::Reports(reports)),
                 MeshMessage::Stores(core, figures) => self.on_store_figures(core, figures),
                 MeshMessage::Kin(core, kin) => self.inbox.push(Event::Kin { core, kin }),

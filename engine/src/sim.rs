@@ -117,6 +117,10 @@ pub struct Counts {
     pub joined: u64,
     /// Shards cut in two.
     pub cut: u64,
+    /// Whole cluster maps that nodes sent to others, as they arrived.
+    pub maps: u64,
+    /// Changes of the cluster map that nodes sent to others, as they arrived.
+    pub map_changes: u64,
 }
 
 impl Counts {
@@ -132,6 +136,8 @@ impl Counts {
         self.member_changes += other.member_changes;
         self.joined += other.joined;
         self.cut += other.cut;
+        self.maps += other.maps;
+        self.map_changes += other.map_changes;
     }
 }
 

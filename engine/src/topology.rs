@@ -19,6 +19,10 @@ use thiserror::Error;
 
 use crate::placement;
 
+mod recent;
+
+pub use recent::{Recent, Touched, decided, digest};
+
 /// Begins the payload of an entry that changes the map; no other kind of entry begins so.
 const TAG: u8 = 0xC8;
 /// Changes that are remembered, for those who ask for the map as it was.
@@ -336,4 +340,4 @@ impl Topology {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -83,6 +83,10 @@ fn faults_do_happen() {
         total.add(&report.counts);
     }
     assert!(total.crashes > 10 && total.partitions > 10 && total.committed > 1_000, "{total:?}");
+    assert!(
+        total.maps > 10 && total.map_changes > 10,
+        "the map travels whole, and by its changes: {total:?}"
+    );
 }
 
 /// A few of the deliberate bugs; `tools/sim --mutations` looks for all of them.

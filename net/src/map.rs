@@ -146,7 +146,9 @@ impl ClusterMap {
     /// The node with this id.
     #[must_use]
     pub fn node(&self, id: u64) -> Option<&NodeInfo> {
-        self.nodes.iter().find(|node| node.id == id)
+        // They are in order in the maps of servers.
+        let at = self.nodes.binary_search_by_key(&id, |node| node.id).ok();
+        at.map(|position| &self.nodes[position]).or_else(|| self.nodes.iter().find(|node| node.id == id))
     }
 
     /// The shard with this id.

@@ -30,6 +30,9 @@ pub const PEER_VERSION: u16 = 2;
 /// numbers that counting on from it never gets there.
 pub const POSITION_MAX: u64 = u64::MAX >> 1;
 
+/// Most changes of the cluster map in one message.
+pub const MAP_CHANGES_MAX: usize = 1024;
+
 /// Most messages of one frame.
 pub const FRAME_MESSAGES_MAX: usize = 64 * 1024;
 
@@ -206,11 +209,15 @@ pub enum GroupBody {
     /// How groups stand, from their leaders' core; for the first core of every node, as of the meta shard.
     Reports(Vec<ShardReport>),
     /// The sender has the cluster map of this epoch: who has an older one asks by telling its own, who has a newer one
-    /// sends it.
+    /// sends what is new, or all of it.
     MapEpoch {
         /// The epoch.
         epoch: u64,
+        /// Whether the sender takes [`GroupBody::MapChanges`] for an answer.
+        takes_changes: bool,
     },
+    /// Changes of the cluster map that make the next epochs, in order; at most [`MAP_CHANGES_MAX`].
+    MapChanges(Vec<MapChange>),
     /// The sender's cluster map: see [`crate::map::decode_map`].
     Map {
         /// The map, encoded.
@@ -242,6 +249,15 @@ pub struct ShardReport {
     pub joint: bool,
     /// The slots it serves; `None` for the meta shard.
     pub slots: Option<SlotRange>,
+}
+
+/// A change of the cluster map.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MapChange {
+    /// The digest of the map that the change is made to: who has another map must not apply it.
+    pub digest: u64,
+    /// The change, encoded.
+    pub change: Bytes,
 }
 
 /// Outcome of an append.

@@ -2,7 +2,6 @@
 //! operators go into the log as changes of the map, one at a time, and who wished hears when that is done.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use net::map::{META_SHARD, NodeInfo, Split};
 use net::protocol::{Answer, ClusterAccount, ClusterOp, Refusal, Reply, Request};
@@ -43,7 +42,7 @@ impl Core {
     pub(super) fn follow_topology(&mut self, topology: Topology) {
         let map = topology.map().clone();
         self.control.topology = Some(topology);
-        self.adopt(&map);
+        self.follow_log(&map, &[]);
     }
 
     /// Changes of the map were applied.
@@ -55,8 +54,8 @@ impl Core {
             }
         }
         if let Some(topology) = &self.control.topology {
-            let map: Arc<_> = topology.map().clone();
-            self.adopt(&map);
+            let map = topology.map().clone();
+            self.follow_log(&map, changes);
         }
     }
 

@@ -12,7 +12,7 @@ use wal::{ReadPlan, SegmentTask, WriteBatch};
 
 use crate::machine::Domain;
 use crate::store::StorageEngine;
-use crate::topology::Topology;
+use crate::topology::{Change, Topology, What};
 
 use super::{ApplyBatch, ConnectionId, CoreStatus, Kin, Origin, ReadTask, ReplicaId};
 
@@ -23,6 +23,28 @@ pub struct Engine(pub Arc<dyn StorageEngine>);
 impl std::fmt::Debug for Engine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Engine")
+    }
+}
+
+/// How a core's map became a newer one.
+#[derive(Clone, Debug)]
+pub enum MapNews {
+    /// It was replaced by this one. Who leads shards and belongs to them is not as this core knows it.
+    Whole(Arc<ClusterMap>),
+    /// These changes were made, one epoch after the other.
+    Changes(Arc<[Change]>),
+}
+
+impl MapNews {
+    /// Whether other nodes, or other addresses of nodes, may be in the map.
+    pub fn is_of_nodes(&self) -> bool {
+        let of_node = |change: &Change| {
+            matches!(change.what, What::PutNode(_) | What::SetLeaving { .. } | What::RemoveNode { .. })
+        };
+        match self {
+            MapNews::Whole(_) => true,
+            MapNews::Changes(changes) => changes.iter().any(of_node),
+        }
     }
 }
 
@@ -207,9 +229,9 @@ pub enum Effect {
     },
     /// Tell the other cores of this node about this core's shards.
     Publish(CoreStatus),
-    /// This core has adopted a newer cluster map. The first core of a node keeps it on disk and tells the other cores
+    /// This core goes by a newer cluster map. The first core of a node keeps it on disk and tells the other cores
     /// ([`Event::Map`](super::Event::Map)); each links to new nodes, and forgets those that are gone.
-    MapChanged(Arc<ClusterMap>),
+    MapChanged(MapNews),
     /// Tell the first core of this node how this core's groups stand or, if this is the first, tell all others
     /// ([`Event::Reports`](super::Event::Reports)).
     Report(Vec<ShardReport>),

@@ -1,17 +1,14 @@
 //! Everything that can happen to a core. Drivers and the simulator make these; [`Core::handle`](super::Core::handle)
 //! takes them in any order the world produces.
 
-use std::sync::Arc;
-
-use net::map::ClusterMap;
 use net::peer::{GroupMessage, ShardReport};
 use net::protocol::{Reply, Request};
 use raft::{Entry, FetchId, Index, LogReadError, Nanos};
 use wal::{BatchId, SegmentTask};
 
 use super::{
-    Applied, ConnectionId, CoreStatus, Engine, Installed, Kin, Opened, ReadDone, ReceivedSnapshot, ReplicaId,
-    TakenSnapshot,
+    Applied, ConnectionId, CoreStatus, Engine, Installed, Kin, MapNews, Opened, ReadDone, ReceivedSnapshot,
+    ReplicaId, TakenSnapshot,
 };
 
 /// One thing that happened.
@@ -149,8 +146,9 @@ pub enum Event {
     },
     /// Another core of this node told of its shards.
     Sibling(CoreStatus),
-    /// A cluster map, from another core of this node or from its disk: adopted if it is newer.
-    Map(Arc<ClusterMap>),
+    /// A cluster map, or how it changed, from another core of this node or from a client's door: taken as far as it is
+    /// newer. Changes go on from a map that this core has had.
+    Map(MapNews),
     /// Another core of this node tells how groups stand.
     Reports(Vec<ShardReport>),
     /// The process was asked to end: hand every leadership over.

@@ -4,7 +4,7 @@ use std::cell::Ref;
 
 use wal::{StreamId, Wal};
 
-use super::Core;
+use super::{Core, Counters};
 use crate::replica::Replica;
 
 impl Core {
@@ -16,6 +16,11 @@ impl Core {
     /// The replica of a shard.
     pub(crate) fn replica(&self, shard: u32) -> Option<&Replica> {
         self.replicas.get(super::usize_of(shard))?.as_ref()
+    }
+
+    /// What this core has counted.
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.counters
     }
 
     /// The log.

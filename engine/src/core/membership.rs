@@ -58,10 +58,12 @@ impl Core {
         if usize_of(shard) >= self.map.shards.len() {
             return;
         }
-        let nodes = self.map.nodes.iter().filter(|node| members.contains(&node.id));
-        let replicas = nodes
+        let nodes = members.iter().filter_map(|id| self.map.node(*id));
+        let mut replicas: Vec<ReplicaInfo> = nodes
             .map(|node| ReplicaInfo { node: node.id, core: placement::core_of(shard, node.cores) })
             .collect();
+        replicas.sort_unstable_by_key(|replica| replica.node);
+        replicas.dedup();
         // A shard that was just cut off another is not in the map yet.
         if let Some(info) = self.map.shards.get_mut(usize_of(shard)) {
             info.replicas = replicas;

@@ -85,6 +85,12 @@ pub struct Counters {
     pub snapshots_installed: u64,
     /// Leaderships this core began to hand over, because its log was slow or the process is to end.
     pub handovers: u64,
+    /// Whole cluster maps taken from other nodes.
+    pub maps_received: u64,
+    /// Changes of the cluster map taken from other nodes.
+    pub map_changes_received: u64,
+    /// Changes of the cluster map that did not fit this node's: it asked for the whole map.
+    pub map_changes_refused: u64,
 }
 
 /// A node's account of itself.

@@ -3,6 +3,7 @@
 
 mod cluster;
 mod division;
+mod maps;
 mod members;
 mod programs;
 mod quiet;

@@ -4,12 +4,11 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use net::map::ClusterMap;
 use net::peer::{PeerHello, ShardReport};
 use net::protocol::{Reply, Request};
 use net::transport::Handoff;
 
-use crate::core::{ConnectionId, CoreStatus, Kin, Origin};
+use crate::core::{ConnectionId, CoreStatus, Kin, MapNews, Origin};
 use crate::http::requests::Requests;
 use crate::resp::Registry;
 use crate::store::StoreStats;
@@ -28,8 +27,8 @@ pub enum MeshMessage {
     Reply(ConnectionId, Reply),
     /// The sender's account of itself.
     Status(CoreStatus),
-    /// The cluster map that the first core has adopted.
-    Map(Arc<ClusterMap>),
+    /// What is new in the cluster map that the first core goes by.
+    Map(MapNews),
     /// How groups stand.
     Reports(Vec<ShardReport>),
     /// The figures of the storage engines of a core, by shard.

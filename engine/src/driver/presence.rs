@@ -12,9 +12,10 @@ use net::transport::client::Target;
 
 use super::gateway::{Gateway, GatewayError, Mode};
 use super::{Driver, MeshMessage};
-use crate::core::Event;
+use crate::core::{Event, MapNews};
 use crate::placement::META_SHARD;
 use crate::server::join::own_entry;
+use crate::topology::Change;
 
 /// Pause between two looks, or attempts.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -23,29 +24,66 @@ const SAY_PAUSE: Duration = Duration::from_secs(10);
 /// A node without any link for so long asks at the doors for clients whether the cluster has gone on without it.
 const CUT_OFF: Duration = Duration::from_secs(5);
 
-/// The map that is to be saved.
+/// Between two writings of the map the disk rests so many times as long as the last one took: however fast the map
+/// changes, and however large it is, writing it takes a fifth of the time at most.
+const SAVE_REST: u32 = 4;
+/// The longest such rest.
+const SAVE_REST_MAX: Duration = Duration::from_secs(1);
+/// Changes that are kept for the other cores while the map is written; beyond, they get it whole.
+const UNTOLD_MAX: usize = 1024;
+
+/// The map on its way to the disk, and then to the other cores.
 #[derive(Default)]
 pub(super) struct Saving {
-    next: RefCell<Option<Arc<ClusterMap>>>,
+    untold: RefCell<Untold>,
     is_under_way: Cell<bool>,
+}
+
+/// What the other cores have not been told.
+#[derive(Default)]
+enum Untold {
+    #[default]
+    Nothing,
+    Changes(Vec<Change>),
+    /// That the map is another one.
+    Whole,
+}
+
+impl Untold {
+    fn add(&mut self, news: MapNews) {
+        let mut all = match std::mem::take(self) {
+            Untold::Nothing => Vec::new(),
+            Untold::Changes(changes) => changes,
+            Untold::Whole => return *self = Untold::Whole,
+        };
+        *self = match news {
+            MapNews::Changes(new) if all.len() + new.len() <= UNTOLD_MAX => {
+                all.extend_from_slice(&new);
+                Untold::Changes(all)
+            }
+            _ => Untold::Whole,
+        };
+    }
 }
 
 impl Driver {
     /// The machine goes by another map from now on.
-    pub(super) fn on_map_changed(self: &Rc<Self>, map: Arc<ClusterMap>) {
-        self.map.replace(map.clone());
-        self.peers.clone().follow_map();
+    pub(super) fn on_map_changed(self: &Rc<Self>, news: MapNews) {
+        self.map.follow(news.clone());
+        if news.is_of_nodes() {
+            self.peers.clone().follow_map();
+        }
         if self.mesh.core != 0 {
             return;
         }
-        if map.node(self.config.node.id).is_none() {
+        if news.is_of_nodes() && self.map.node(self.config.node.id).is_none() {
             tracing::warn!(
                 node = self.config.node.id,
-                epoch = map.epoch,
+                epoch = self.map.epoch(),
                 "this node has left the cluster and may be stopped; what its data directory still holds is of no use to anybody"
             );
         }
-        *self.saving.next.borrow_mut() = Some(map);
+        self.saving.untold.borrow_mut().add(news);
         if !self.saving.is_under_way.replace(true) {
             glommio::spawn_local(self.clone().save_maps()).detach();
         }
@@ -55,19 +93,38 @@ impl Driver {
     /// disk does.
     async fn save_maps(self: Rc<Self>) {
         loop {
-            let next = self.saving.next.borrow_mut().take();
-            let Some(map) = next else { break };
-            let (data, saved) = (self.data.clone(), map.clone());
-            match glommio::executor().spawn_blocking(move || data.save_map(&saved)).await {
-                Ok(()) => self.mesh.broadcast(|| MeshMessage::Map(map.clone())),
+            // A task begins at once, and the machine is in the middle of a turn.
+            glommio::executor().yield_now().await;
+            let untold = self.saving.untold.take();
+            if matches!(untold, Untold::Nothing) {
+                break;
+            }
+            let map = Arc::new(self.core.borrow().known_map().clone());
+            let (data, saved, begun) = (self.data.clone(), map.clone(), Instant::now());
+            let rest = match glommio::executor().spawn_blocking(move || data.save_map(&saved)).await {
+                Ok(()) => {
+                    self.tell_siblings(untold, map);
+                    begun.elapsed().saturating_mul(SAVE_REST).min(SAVE_REST_MAX)
+                }
                 Err(error) => {
                     tracing::error!(%error, "the cluster map is not saved; trying again");
-                    self.saving.next.borrow_mut().get_or_insert(map);
-                    glommio::timer::sleep(PAUSE).await;
+                    *self.saving.untold.borrow_mut() = Untold::Whole;
+                    PAUSE
                 }
-            }
+            };
+            glommio::timer::sleep(rest).await;
         }
         self.saving.is_under_way.set(false);
+    }
+
+    /// Tells the other cores what is new in the map that was saved.
+    fn tell_siblings(&self, untold: Untold, saved: Arc<ClusterMap>) {
+        let news = match untold {
+            Untold::Nothing => return,
+            Untold::Changes(changes) => MapNews::Changes(changes.into()),
+            Untold::Whole => MapNews::Whole(saved),
+        };
+        self.mesh.broadcast(|| MeshMessage::Map(news.clone()));
     }
 
     /// Tells the cluster of this node as long as its map has it otherwise: it has other addresses or another data directory
@@ -104,7 +161,7 @@ impl Driver {
                 linked = Instant::now();
                 if let Some(newer) = self.ask_around(&map).await {
                     tracing::info!(epoch = newer.epoch, "heard of a newer cluster map at a door for clients");
-                    self.inbox.push(Event::Map(Arc::new(newer)));
+                    self.inbox.push(Event::Map(MapNews::Whole(Arc::new(newer))));
                 }
             }
         }
@@ -149,6 +206,26 @@ async fn tell(gateway: &Gateway, own: &NodeInfo, said: &mut Instant) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_other_cores_are_told_of_every_change_or_of_the_whole_map() {
+        let change = |epoch| Change { epoch, what: crate::topology::What::Unpin };
+        let news = |epochs: std::ops::Range<u64>| MapNews::Changes(epochs.map(change).collect());
+        let mut untold = Untold::default();
+        untold.add(news(2..3));
+        untold.add(news(3..5));
+        let Untold::Changes(changes) = &untold else { panic!("few changes") };
+        assert_eq!(changes.iter().map(|change| change.epoch).collect::<Vec<u64>>(), [2, 3, 4]);
+        untold.add(MapNews::Whole(Arc::default()));
+        untold.add(news(6..7));
+        assert!(matches!(untold, Untold::Whole), "the map that is saved has the later changes too");
+        let mut untold = Untold::default();
+        let many = u64::try_from(UNTOLD_MAX).unwrap();
+        untold.add(news(2..2 + many));
+        assert!(matches!(untold, Untold::Changes(_)));
+        untold.add(news(2 + many..3 + many));
+        assert!(matches!(untold, Untold::Whole));
+    }
 
     #[test]
     fn a_node_speaks_up_when_its_entry_is_wrong() {

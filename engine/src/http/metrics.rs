@@ -42,6 +42,13 @@ const CORE_COUNTERS: &[Metric<CoreStatus>] = &[
     ("handovers_total", "Leaderships handed over: slow log, or the end of the process.", |core| {
         core.counters.handovers
     }),
+    ("maps_received_total", "Whole cluster maps taken from other nodes.", |core| core.counters.maps_received),
+    ("map_changes_received_total", "Changes of the cluster map taken from other nodes.", |core| {
+        core.counters.map_changes_received
+    }),
+    ("map_changes_refused_total", "Changes of the cluster map that did not fit this node's.", |core| {
+        core.counters.map_changes_refused
+    }),
 ];
 
 const CORE_GAUGES: &[Metric<CoreStatus>] = &[

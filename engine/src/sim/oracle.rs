@@ -11,6 +11,7 @@ mod exactly_once;
 mod mirror;
 mod open_changes;
 mod reference;
+mod same_map;
 mod stale_reads;
 mod state_equality;
 
@@ -22,6 +23,7 @@ use wal::disk::sim::SimDisk;
 
 use crate::core::Core;
 use crate::replica::Replica;
+use crate::topology::Topology;
 use mirror::Mirror;
 
 pub use acknowledgement::Claim;
@@ -76,6 +78,7 @@ pub struct Oracle {
     elected: Vec<u64>,
     /// Changes of members committed since somebody asked.
     conf_changes: usize,
+    maps: same_map::SameMap,
 }
 
 impl Oracle {
@@ -90,6 +93,7 @@ impl Oracle {
             seen: (0..=nodes).map(|_| unseen()).collect(),
             elected: Vec::new(),
             conf_changes: 0,
+            maps: same_map::SameMap::default(),
         }
     }
 
@@ -182,6 +186,16 @@ impl Oracle {
     pub fn observe_state(&mut self, node: u64, shard: u32, index: u64, hash: u64) -> Verdict {
         let shard = self.shard_mut(shard);
         shard.equality.observe(&shard.reference, node, index, hash)
+    }
+
+    /// A node's replica of the meta shard holds a cluster map, and the changes that led to it.
+    pub fn observe_topology(&mut self, node: u64, topology: &Topology) -> Verdict {
+        self.maps.observe_log(node, topology)
+    }
+
+    /// A core goes by another map than before.
+    pub fn observe_map(&self, node: u64, core: &Core) -> Verdict {
+        self.maps.observe(node, core)
     }
 
     /// A snapshot of `shard` was made, or is about to be installed.

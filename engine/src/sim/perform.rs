@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use net::frame::FrameDecoder;
-use net::peer::{GroupMessage, PeerEncoder, decode_messages};
+use net::peer::{GroupBody, GroupMessage, PeerEncoder, decode_messages};
 use raft::{FetchId, Index, LogReadError, Term};
 use wal::disk::sim::SimDone;
 use wal::{ReadPlan, SegmentTask, WriteBatch};
@@ -18,7 +18,7 @@ use super::trace::note;
 use super::world::{Happening, Place, World};
 use crate::convert;
 use crate::core::{
-    ApplyBatch, Effect, Event, Installed, Opened, Origin, ReadTask, ReceivedSnapshot, ReplicaId,
+    ApplyBatch, Effect, Event, Installed, MapNews, Opened, Origin, ReadTask, ReceivedSnapshot, ReplicaId,
     SnapshotOffer, TakenSnapshot,
 };
 use crate::machine::{Cut, division};
@@ -101,17 +101,23 @@ impl World {
                 self.lane(place, Job::Destroy(replica, generation));
             }
             Effect::Publish(status) => self.broadcast(place, || Event::Sibling(status.clone())),
-            Effect::MapChanged(map) => {
-                if place.core == 0 {
-                    self.nodes[place.node].map = Some(map.clone());
-                    self.broadcast(place, || Event::Map(map.clone()));
-                }
-            }
+            Effect::MapChanged(news) => return self.on_map_changed(place, news),
             Effect::Report(reports) if place.core == 0 => {
                 self.broadcast(place, || Event::Reports(reports.clone()));
             }
             Effect::Report(reports) => self.mesh(place, 0, Event::Reports(reports)),
             Effect::Reclaim { .. } | Effect::Stopped => {}
+        }
+        Ok(())
+    }
+
+    fn on_map_changed(&mut self, place: Place, news: MapNews) -> Verdict {
+        let node = &mut self.nodes[place.node];
+        let core = node.cores[place.core].running.as_ref().expect("it has just had a turn");
+        self.oracle.observe_map(node.id, core)?;
+        if place.core == 0 {
+            node.map = Some(Arc::new(core.known_map().clone()));
+            self.broadcast(place, || Event::Map(news.clone()));
         }
         Ok(())
     }
@@ -189,6 +195,13 @@ impl World {
                 term = message.term,
                 to = message.to
             );
+        }
+        for message in &messages {
+            match &message.body {
+                GroupBody::Map { .. } => self.counts.maps += 1,
+                GroupBody::MapChanges(changes) => self.counts.map_changes += count(changes.len()),
+                _ => {}
+            }
         }
         let messages = self.network.carry(messages);
         let place = self.place(to.0, to.1);
@@ -317,6 +330,9 @@ impl World {
             });
             let index = hosted.machine.applied().index;
             self.oracle.observe_state(node, batch.replica.shard, index, hosted.engine.hash())?;
+            if let Some(topology) = hosted.machine.topology() {
+                self.oracle.observe_topology(node, topology)?;
+            }
             done.push(applied);
             born.extend(made);
         }
@@ -477,6 +493,10 @@ impl World {
 }
 
 /// A message's name.
+fn count(length: usize) -> u64 {
+    u64::try_from(length).expect("64-bit machine")
+}
+
 fn kind(message: &GroupMessage) -> &'static str {
     use net::peer::GroupBody as Body;
     match message.body {
@@ -501,6 +521,7 @@ fn kind(message: &GroupMessage) -> &'static str {
         Body::Reports(_) => "reports",
         Body::MapEpoch { .. } => "map-epoch",
         Body::Map { .. } => "map",
+        Body::MapChanges(_) => "map-changes",
     }
 }
 

@@ -1,6 +1,8 @@
+use proptest::prelude::*;
+
 use super::*;
 
-fn node(id: u64) -> NodeInfo {
+pub(crate) fn node(id: u64) -> NodeInfo {
     NodeInfo {
         id,
         binary_addr: format!("n{id}:1"),
@@ -10,7 +12,7 @@ fn node(id: u64) -> NodeInfo {
     }
 }
 
-fn founding() -> ClusterMap {
+pub(crate) fn founding() -> ClusterMap {
     let shard = |id: u32, slots: Option<(u16, u16)>| ShardInfo {
         id,
         slots: slots.map(|(first, last)| SlotRange { first, last }),
@@ -23,6 +25,31 @@ fn founding() -> ClusterMap {
         nodes: (1..=3).map(node).collect(),
         shards: vec![shard(0, None), shard(1, Some((0, 8191))), shard(2, Some((8192, 16383)))],
     }
+}
+
+/// What may happen to a map; much of it does not fit.
+pub(crate) fn whats() -> impl Strategy<Value = What> {
+    let nodes = || prop::collection::vec(1..7u64, 1..4);
+    let places = prop::collection::vec((0..6u32, nodes(), any::<bool>()), 1..3);
+    prop_oneof![
+        3 => (1..7u64, any::<bool>()).prop_map(|(id, moved)| {
+            let zone = moved.then(|| "z".to_owned());
+            What::PutNode(NodeInfo { zone, ..node(id) })
+        }),
+        1 => (1..7u64, any::<bool>()).prop_map(|(node, leaving)| What::SetLeaving { node, leaving }),
+        2 => (1..7u64).prop_map(|node| What::RemoveNode { node }),
+        6 => places.prop_map(|places| {
+            let place = |(shard, mut nodes, pinned): (u32, Vec<u64>, bool)| {
+                nodes.dedup();
+                Place { shard, nodes, pinned }
+            };
+            What::Place(places.into_iter().map(place).collect())
+        }),
+        1 => Just(What::Unpin),
+        3 => (1..6u32, 0..16384u16, 3..7u32)
+            .prop_map(|(shard, at, into)| What::BeginSplit { shard, split: Split { at, into } }),
+        3 => (1..6u32, nodes()).prop_map(|(shard, nodes)| What::EndSplit { shard, nodes }),
+    ]
 }
 
 fn begun() -> Topology {

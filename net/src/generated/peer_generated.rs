@@ -6,10 +6,10 @@ extern crate alloc;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 pub const ENUM_MIN_BODY: u8 = 0;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MAX_BODY: u8 = 19;
+pub const ENUM_MAX_BODY: u8 = 20;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_BODY: [Body; 20] = [
+pub const ENUM_VALUES_BODY: [Body; 21] = [
   Body::NONE,
   Body::PreVote,
   Body::PreVoteResponse,
@@ -30,6 +30,7 @@ pub const ENUM_VALUES_BODY: [Body; 20] = [
   Body::Reports,
   Body::MapEpoch,
   Body::Map,
+  Body::MapChanges,
 ];
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -57,9 +58,10 @@ impl Body {
   pub const Reports: Self = Self(17);
   pub const MapEpoch: Self = Self(18);
   pub const Map: Self = Self(19);
+  pub const MapChanges: Self = Self(20);
 
   pub const ENUM_MIN: u8 = 0;
-  pub const ENUM_MAX: u8 = 19;
+  pub const ENUM_MAX: u8 = 20;
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::NONE,
     Self::PreVote,
@@ -81,6 +83,7 @@ impl Body {
     Self::Reports,
     Self::MapEpoch,
     Self::Map,
+    Self::MapChanges,
   ];
   /// Returns the variant's name or "" if unknown.
   pub fn variant_name(self) -> Option<&'static str> {
@@ -105,6 +108,7 @@ impl Body {
       Self::Reports => Some("Reports"),
       Self::MapEpoch => Some("MapEpoch"),
       Self::Map => Some("Map"),
+      Self::MapChanges => Some("MapChanges"),
       _ => None,
     }
   }
@@ -473,6 +477,133 @@ impl<'a> Entry {
         &x_le as *const _ as *const u8,
         self.0[20..].as_mut_ptr(),
         ::core::mem::size_of::<<u8 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+}
+
+// struct MapChange, aligned to 8
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq)]
+pub struct MapChange(pub [u8; 16]);
+impl Default for MapChange { 
+  fn default() -> Self { 
+    Self([0; 16])
+  }
+}
+impl ::core::fmt::Debug for MapChange {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
+    f.debug_struct("MapChange")
+      .field("digest", &self.digest())
+      .field("data_len", &self.data_len())
+      .finish()
+  }
+}
+
+impl ::flatbuffers::SimpleToVerifyInSlice for MapChange {}
+impl<'a> ::flatbuffers::Follow<'a> for MapChange {
+  type Inner = &'a MapChange;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { <&'a MapChange>::follow(buf, loc) }
+  }
+}
+impl<'a> ::flatbuffers::Follow<'a> for &'a MapChange {
+  type Inner = &'a MapChange;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { ::flatbuffers::follow_cast_ref::<MapChange>(buf, loc) }
+  }
+}
+impl<'b> ::flatbuffers::Push for MapChange {
+    type Output = MapChange;
+    #[inline]
+    unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+        let src = unsafe { ::core::slice::from_raw_parts(self as *const MapChange as *const u8, <Self as ::flatbuffers::Push>::size()) };
+        dst.copy_from_slice(src);
+    }
+    #[inline]
+    fn alignment() -> ::flatbuffers::PushAlignment {
+        ::flatbuffers::PushAlignment::new(8)
+    }
+}
+
+impl<'a> ::flatbuffers::Verifiable for MapChange {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.in_buffer::<Self>(pos)
+  }
+}
+
+impl<'a> MapChange {
+  #[allow(clippy::too_many_arguments)]
+  pub fn new(
+    digest: u64,
+    data_len: u32,
+  ) -> Self {
+    let mut s = Self([0; 16]);
+    s.set_digest(digest);
+    s.set_data_len(data_len);
+    s
+  }
+
+  pub fn digest(&self) -> u64 {
+    let mut mem = ::core::mem::MaybeUninit::<<u64 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[0..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_digest(&mut self, x: u64) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[0..].as_mut_ptr(),
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn data_len(&self) -> u32 {
+    let mut mem = ::core::mem::MaybeUninit::<<u32 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[8..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_data_len(&mut self, x: u32) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[8..].as_mut_ptr(),
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
       );
     }
   }
@@ -3137,6 +3268,7 @@ impl<'a> ::flatbuffers::Follow<'a> for MapEpoch<'a> {
 
 impl<'a> MapEpoch<'a> {
   pub const VT_EPOCH: ::flatbuffers::VOffsetT = 4;
+  pub const VT_TAKES_CHANGES: ::flatbuffers::VOffsetT = 6;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -3149,6 +3281,7 @@ impl<'a> MapEpoch<'a> {
   ) -> ::flatbuffers::WIPOffset<MapEpoch<'bldr>> {
     let mut builder = MapEpochBuilder::new(_fbb);
     builder.add_epoch(args.epoch);
+    builder.add_takes_changes(args.takes_changes);
     builder.finish()
   }
 
@@ -3160,6 +3293,13 @@ impl<'a> MapEpoch<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<u64>(MapEpoch::VT_EPOCH, Some(0)).unwrap()}
   }
+  #[inline]
+  pub fn takes_changes(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(MapEpoch::VT_TAKES_CHANGES, Some(false)).unwrap()}
+  }
 }
 
 impl ::flatbuffers::Verifiable for MapEpoch<'_> {
@@ -3169,18 +3309,21 @@ impl ::flatbuffers::Verifiable for MapEpoch<'_> {
   ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
     v.visit_table(pos)?
      .visit_field::<u64>("epoch", Self::VT_EPOCH, false)?
+     .visit_field::<bool>("takes_changes", Self::VT_TAKES_CHANGES, false)?
      .finish();
     Ok(())
   }
 }
 pub struct MapEpochArgs {
     pub epoch: u64,
+    pub takes_changes: bool,
 }
 impl<'a> Default for MapEpochArgs {
   #[inline]
   fn default() -> Self {
     MapEpochArgs {
       epoch: 0,
+      takes_changes: false,
     }
   }
 }
@@ -3193,6 +3336,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> MapEpochBuilder<'a, 'b, A> {
   #[inline]
   pub fn add_epoch(&mut self, epoch: u64) {
     self.fbb_.push_slot::<u64>(MapEpoch::VT_EPOCH, epoch, 0);
+  }
+  #[inline]
+  pub fn add_takes_changes(&mut self, takes_changes: bool) {
+    self.fbb_.push_slot::<bool>(MapEpoch::VT_TAKES_CHANGES, takes_changes, false);
   }
   #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> MapEpochBuilder<'a, 'b, A> {
@@ -3213,6 +3360,7 @@ impl ::core::fmt::Debug for MapEpoch<'_> {
   fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
     let mut ds = f.debug_struct("MapEpoch");
       ds.field("epoch", &self.epoch());
+      ds.field("takes_changes", &self.takes_changes());
       ds.finish()
   }
 }
@@ -3310,6 +3458,103 @@ impl ::core::fmt::Debug for Map<'_> {
   fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
     let mut ds = f.debug_struct("Map");
       ds.field("map", &self.map());
+      ds.finish()
+  }
+}
+pub enum MapChangesOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct MapChanges<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for MapChanges<'a> {
+  type Inner = MapChanges<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> MapChanges<'a> {
+  pub const VT_CHANGES: ::flatbuffers::VOffsetT = 4;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    MapChanges { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args MapChangesArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<MapChanges<'bldr>> {
+    let mut builder = MapChangesBuilder::new(_fbb);
+    if let Some(x) = args.changes { builder.add_changes(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn changes(&self) -> ::flatbuffers::Vector<'a, MapChange> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, MapChange>>>(MapChanges::VT_CHANGES, None).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for MapChanges<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, MapChange>>>("changes", Self::VT_CHANGES, true)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct MapChangesArgs<'a> {
+    pub changes: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, MapChange>>>,
+}
+impl<'a> Default for MapChangesArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    MapChangesArgs {
+      changes: None, // required field
+    }
+  }
+}
+
+pub struct MapChangesBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> MapChangesBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_changes(&mut self, changes: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , MapChange>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(MapChanges::VT_CHANGES, changes);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> MapChangesBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    MapChangesBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<MapChanges<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, MapChanges::VT_CHANGES,"changes");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for MapChanges<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("MapChanges");
+      ds.field("changes", &self.changes());
       ds.finish()
   }
 }
@@ -3664,6 +3909,20 @@ impl<'a> GroupMessage<'a> {
     }
   }
 
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn body_as_map_changes(&self) -> Option<MapChanges<'a>> {
+    if self.body_type() == Body::MapChanges {
+      let u = self.body();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { MapChanges::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
 }
 
 impl ::flatbuffers::Verifiable for GroupMessage<'_> {
@@ -3697,6 +3956,7 @@ impl ::flatbuffers::Verifiable for GroupMessage<'_> {
           Body::Reports => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Reports>>("Body::Reports", pos),
           Body::MapEpoch => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<MapEpoch>>("Body::MapEpoch", pos),
           Body::Map => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Map>>("Body::Map", pos),
+          Body::MapChanges => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<MapChanges>>("Body::MapChanges", pos),
           _ => Ok(()),
         }
      })?
@@ -3908,6 +4168,13 @@ impl ::core::fmt::Debug for GroupMessage<'_> {
         },
         Body::Map => {
           if let Some(x) = self.body_as_map() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        Body::MapChanges => {
+          if let Some(x) = self.body_as_map_changes() {
             ds.field("body", &x)
           } else {
             ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")

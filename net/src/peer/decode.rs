@@ -1,8 +1,8 @@
 //! Frames of the peer door to plain types. Pure, and safe on any input.
 
 use super::{
-    AppendResult, FOUNDERS_MAX, FRAME_MESSAGES_MAX, Founder, GroupBody, GroupMessage, POSITION_MAX,
-    PeerEntry, PeerHello, PeerHelloReply, Purpose, ShardReport, StoreInfo,
+    AppendResult, FOUNDERS_MAX, FRAME_MESSAGES_MAX, Founder, GroupBody, GroupMessage, MAP_CHANGES_MAX,
+    MapChange, POSITION_MAX, PeerEntry, PeerHello, PeerHelloReply, Purpose, ShardReport, StoreInfo,
 };
 use crate::frame::{Frame, FrameKind};
 use crate::generated::peer_generated as wire;
@@ -145,6 +145,7 @@ fn within_positions(term: u64, body: &GroupBody) -> bool {
         }
         GroupBody::MapEpoch { .. }
         | GroupBody::Map { .. }
+        | GroupBody::MapChanges(_)
         | GroupBody::PreVoteResponse { .. }
         | GroupBody::VoteResponse { .. }
         | GroupBody::HeartbeatResponse { .. }
@@ -159,6 +160,9 @@ fn within_positions(term: u64, body: &GroupBody) -> bool {
 fn body(message: &wire::GroupMessage<'_>, payload: &mut Payload) -> Result<GroupBody, DecodeError> {
     if let Some(append) = message.body_as_append() {
         return append_body(&append, payload);
+    }
+    if let Some(changes) = message.body_as_map_changes() {
+        return map_changes_body(&changes, payload);
     }
     if let Some(it) = message.body_as_append_accepted() {
         let result = AppendResult::Accepted { match_index: it.match_index() };
@@ -215,7 +219,7 @@ fn election_body(message: &wire::GroupMessage<'_>) -> Result<GroupBody, DecodeEr
         return Ok(GroupBody::Reports(reports));
     }
     if let Some(it) = message.body_as_map_epoch() {
-        return Ok(GroupBody::MapEpoch { epoch: it.epoch() });
+        return Ok(GroupBody::MapEpoch { epoch: it.epoch(), takes_changes: it.takes_changes() });
     }
     if let Some(it) = message.body_as_map() {
         return Ok(GroupBody::Map { map: Bytes::copy_from_slice(it.map().bytes()) });
@@ -244,6 +248,16 @@ fn shard_report(report: &wire::ShardReport<'_>) -> Result<ShardReport, DecodeErr
         joint: report.joint(),
         slots,
     })
+}
+
+fn map_changes_body(changes: &wire::MapChanges<'_>, payload: &mut Payload) -> Result<GroupBody, DecodeError> {
+    let list = changes.changes();
+    if list.len() > MAP_CHANGES_MAX {
+        return Err(DecodeError::Inconsistent { why: "too many changes of the map" });
+    }
+    let change =
+        |it: &wire::MapChange| Ok(MapChange { digest: it.digest(), change: payload.take(it.data_len())? });
+    Ok(GroupBody::MapChanges(list.iter().map(change).collect::<Result<_, DecodeError>>()?))
 }
 
 fn append_body(append: &wire::Append<'_>, payload: &mut Payload) -> Result<GroupBody, DecodeError> {

@@ -1,20 +1,21 @@
 //! Peer messages to frames: many messages a frame, entry data copied once.
 
 use super::{
-    AppendResult, FRAME_MESSAGES_MAX, GroupBody, GroupMessage, PeerEntry, PeerHello, PeerHelloReply, Purpose,
-    ShardReport, StoreInfo,
+    AppendResult, FRAME_MESSAGES_MAX, GroupBody, GroupMessage, MapChange, PeerEntry, PeerHello,
+    PeerHelloReply, Purpose, ShardReport, StoreInfo,
 };
 use crate::frame::{FrameKind, FrameTooLong, FrameWriter};
 use crate::generated::peer_generated as wire;
 use crate::protocol::{Builder, piece_len};
 use crate::types::RequestId;
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use flatbuffers::{FlatBufferBuilder, UnionWIPOffset, WIPOffset};
 
 /// Rough metadata of one message and of one entry; only the cut into frames depends on them.
 const MESSAGE_META_BYTES: usize = 128;
 const ENTRY_META_BYTES: usize = 24;
 const REPORT_META_BYTES: usize = 160;
+const MAP_CHANGE_META_BYTES: usize = 16;
 
 /// Why messages were not encoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -139,8 +140,8 @@ impl PeerEncoder {
         let list = self.builder.create_vector(&self.offsets);
         let root = wire::Messages::create(&mut self.builder, &wire::MessagesArgs { messages: Some(list) });
         self.builder.finish(root, None);
-        let data = || messages.iter().flat_map(entries).map(|entry| &entry.data);
-        let payload_bytes = data().map(bytes::Bytes::len).sum();
+        let data = || messages.iter().flat_map(pieces);
+        let payload_bytes = data().map(Bytes::len).sum();
         let meta = self.builder.finished_data();
         let mut frame = FrameWriter::begin(
             out,
@@ -205,8 +206,11 @@ fn founders(builder: &mut Builder, store: &StoreInfo) -> Option<Founders> {
     Some(builder.create_vector_from_iter(founders))
 }
 
-fn entries(message: &GroupMessage) -> &[PeerEntry] {
-    if let GroupBody::Append { entries, .. } = &message.body { entries } else { &[] }
+/// What of a message goes into the payload.
+fn pieces(message: &GroupMessage) -> impl Iterator<Item = &Bytes> {
+    let entries = if let GroupBody::Append { entries, .. } = &message.body { &entries[..] } else { &[] };
+    let changes = if let GroupBody::MapChanges(changes) = &message.body { &changes[..] } else { &[] };
+    entries.iter().map(|entry| &entry.data).chain(changes.iter().map(|change| &change.change))
 }
 
 fn estimated_bytes(message: &GroupMessage) -> usize {
@@ -216,6 +220,9 @@ fn estimated_bytes(message: &GroupMessage) -> usize {
         }
         GroupBody::Reports(reports) => reports.len() * REPORT_META_BYTES,
         GroupBody::Map { map } => map.len(),
+        GroupBody::MapChanges(changes) => {
+            changes.iter().map(|change| MAP_CHANGE_META_BYTES + change.change.len()).sum()
+        }
         _ => 0,
     };
     MESSAGE_META_BYTES + data
@@ -289,10 +296,8 @@ fn body(builder: &mut Builder, body: &GroupBody) -> (wire::Body, WIPOffset<Union
             (Body::Gone, wire::Gone::create(builder, &wire::GoneArgs { index }).as_union_value())
         }
         GroupBody::Reports(ref reports) => wire_reports(builder, reports),
-        GroupBody::MapEpoch { epoch } => {
-            let it = wire::MapEpoch::create(builder, &wire::MapEpochArgs { epoch });
-            (Body::MapEpoch, it.as_union_value())
-        }
+        GroupBody::MapEpoch { epoch, takes_changes } => map_epoch(builder, epoch, takes_changes),
+        GroupBody::MapChanges(ref changes) => map_changes(builder, changes),
         GroupBody::Map { ref map } => {
             let args = wire::MapArgs { map: Some(builder.create_vector(map)) };
             (Body::Map, wire::Map::create(builder, &args).as_union_value())
@@ -301,6 +306,21 @@ fn body(builder: &mut Builder, body: &GroupBody) -> (wire::Body, WIPOffset<Union
             (Body::Sleep, wire::Sleep::create(builder, &wire::SleepArgs { commit }).as_union_value())
         }
     }
+}
+
+fn map_epoch(
+    builder: &mut Builder,
+    epoch: u64,
+    takes_changes: bool,
+) -> (wire::Body, WIPOffset<UnionWIPOffset>) {
+    let it = wire::MapEpoch::create(builder, &wire::MapEpochArgs { epoch, takes_changes });
+    (wire::Body::MapEpoch, it.as_union_value())
+}
+
+fn map_changes(builder: &mut Builder, changes: &[MapChange]) -> (wire::Body, WIPOffset<UnionWIPOffset>) {
+    let changes = changes.iter().map(|it| wire::MapChange::new(it.digest, piece_len(&it.change)));
+    let args = wire::MapChangesArgs { changes: Some(builder.create_vector_from_iter(changes)) };
+    (wire::Body::MapChanges, wire::MapChanges::create(builder, &args).as_union_value())
 }
 
 fn wire_reports(builder: &mut Builder, reports: &[ShardReport]) -> (wire::Body, WIPOffset<UnionWIPOffset>) {

@@ -93,7 +93,13 @@ fn bodies() -> impl Strategy<Value = GroupBody> {
         position().prop_map(|index| GroupBody::Gone { index }),
         position().prop_map(|commit| GroupBody::Sleep { commit }),
         prop::collection::vec(reports(), 0..4).prop_map(GroupBody::Reports),
-        any::<u64>().prop_map(|epoch| GroupBody::MapEpoch { epoch }),
+        any::<(u64, bool)>().prop_map(|(epoch, takes_changes)| GroupBody::MapEpoch { epoch, takes_changes }),
+        prop::collection::vec((any::<u64>(), prop::collection::vec(any::<u8>(), 0..60)), 0..4).prop_map(
+            |changes| {
+                let change = |(digest, change): (u64, Vec<u8>)| MapChange { digest, change: change.into() };
+                GroupBody::MapChanges(changes.into_iter().map(change).collect())
+            }
+        ),
         prop::collection::vec(any::<u8>(), 0..60).prop_map(|map| GroupBody::Map { map: map.into() }),
     ]
 }

@@ -106,7 +106,7 @@ pub fn store_of(node: u64) -> u64 {
     100 + node
 }
 
-fn core_config(id: u64, settings: &Settings) -> CoreConfig {
+pub fn core_config(id: u64, settings: &Settings) -> CoreConfig {
     CoreConfig {
         node: id,
         store: store_of(id),

@@ -10,7 +10,7 @@ use wal::StreamId;
 use super::cluster::{Cluster, SHARDS, Settings};
 use super::{get, put, value};
 use crate::command::StoredKeyBuf;
-use crate::core::{Event, usize_of};
+use crate::core::{Event, MapNews, usize_of};
 use crate::replica_id::{self, FOUNDING};
 use crate::store::{Lookup, ReadTier};
 
@@ -26,7 +26,7 @@ fn tell(cluster: &mut Cluster, change: impl Fn(&mut ClusterMap)) {
         // Above what the controller comes to by itself.
         map.epoch += 1_000;
         change(&mut map);
-        node.events.push_back(Event::Map(Arc::new(map)));
+        node.events.push_back(Event::Map(MapNews::Whole(Arc::new(map))));
     }
 }
 
