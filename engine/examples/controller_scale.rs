@@ -118,6 +118,7 @@ impl Cluster {
             silent: &silent,
             replace_after: Nanos::ZERO,
             moves_max: 2,
+            led_for: Nanos::ZERO,
             now: Nanos::ZERO,
         };
         let begun = Instant::now();

@@ -9,17 +9,22 @@
 //! ```
 //!
 //! It leaves a cluster alone of which nobody ever changed anything: what its groups are is then for operators to say.
+//! A shard that cannot move does not keep the others from it ([`stuck`]).
 //!
 //! Invariants:
-//! - no more shards move at a time than it was told;
+//! - no more shards move at a time than it was told, but for those that are stuck, and no shard is sent where another
+//!   one is stuck;
 //! - a shard is never given fewer nodes than it has, but by an operator;
-//! - a node leaves the map only when no shard is placed on it and no group reports a member there.
+//! - a shard whose group is not heard of, or has no majority, is not sent anywhere: it could not go;
+//! - a node leaves the map only when no shard is placed on it, every group is known, and none reports a member there.
+
+pub mod stuck;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use net::map::{ClusterMap, NodeInfo, ShardInfo};
 use net::peer::ShardReport;
-use net::protocol::PlannedMove;
+use net::protocol::{PlannedMove, StuckShard};
 use raft::Nanos;
 
 use crate::placement::{self, plan};
@@ -38,21 +43,37 @@ pub struct View<'a> {
     pub replace_after: Nanos,
     /// Shards that may be on their way at a time.
     pub moves_max: usize,
+    /// For how long its node has led the meta shard.
+    pub led_for: Nanos,
     /// The time.
     pub now: Nanos,
 }
 
 /// How long a node that leaves must have nothing left before it is removed: its last replicas are told meanwhile that
 /// they are not needed any more, which they hear from nobody once the node is out of the map.
-/// They must be able to hear it: only the time counts in which the node was heard, unless it is dead.
+/// They must be able to hear it: only the time counts in which the node was heard, unless it is gone.
 const DRAINED_FOR: Nanos = Nanos::from_millis(15_000);
 /// Silence after which a node counts as not heard.
 pub const HEARD_WITHIN: Nanos = Nanos::from_millis(2_000);
+/// Silence after which a node that leaves, and has nothing left, need not be told so.
+const GONE_AFTER: Nanos = Nanos::from_millis(60_000);
+/// Silence after which a node does not count for the majority of a group.
+const UNHEARD_AFTER: Nanos = Nanos::from_millis(10_000);
+/// For how long whoever begins to lead the meta shard waits for the reports of all groups: leaders repeat them each 10 s.
+/// A group without a majority has nobody to report, and must not stop the others for ever.
+const REPORTS_WITHIN: Nanos = Nanos::from_millis(30_000);
 
 impl View<'_> {
+    fn silence(&self, node: u64) -> Nanos {
+        self.silent.get(&node).copied().unwrap_or_default()
+    }
+
     fn is_dead(&self, node: u64) -> bool {
-        let silent = self.silent.get(&node).copied().unwrap_or_default();
-        self.replace_after > Nanos::ZERO && silent >= self.replace_after
+        self.replace_after > Nanos::ZERO && self.silence(node) >= self.replace_after
+    }
+
+    fn is_unheard(&self, node: u64) -> bool {
+        self.map.node(node).is_none() || self.is_dead(node) || self.silence(node) >= UNHEARD_AFTER
     }
 
     fn is_available(&self, node: &NodeInfo) -> bool {
@@ -79,13 +100,25 @@ impl View<'_> {
         nodes
     }
 
-    /// Whether a shard's group is not yet what it should be.
+    /// How many nodes a shard is to be on; `None` while that, or where it is, cannot be told.
+    fn copies(&self, shard: &ShardInfo) -> Option<usize> {
+        self.reports.get(&shard.id)?;
+        Some(usize::try_from(shard.plan.copies).expect("64-bit machine"))
+    }
+
+    /// Whether reports may be on their way without which there is no telling where things are.
+    fn awaits_reports(&self) -> bool {
+        let mut shards = self.map.shards.iter();
+        self.led_for < REPORTS_WITHIN && shards.any(|shard| !self.reports.contains_key(&shard.id))
+    }
+
+    /// Whether a shard's group is not yet what it should be, as far as it is heard of.
     fn is_moving(&self, shard: &ShardInfo) -> bool {
         let placed = &shard.plan.placed;
         if placed.is_empty() {
             return false;
         }
-        let Some(report) = self.reports.get(&shard.id) else { return true };
+        let Some(report) = self.reports.get(&shard.id) else { return false };
         let there =
             report.voters.len() == placed.len() && placed.iter().all(|node| report.voters.contains(node));
         report.joint || !report.learners.is_empty() || !there
@@ -102,15 +135,15 @@ impl View<'_> {
 struct Basis {
     /// Id, zone, weight, whether it is available.
     nodes: Vec<(u64, Option<String>, u32, bool)>,
-    /// Copies, whether pinned, and where, if so.
-    shards: Vec<(u32, Option<Vec<u64>>)>,
+    /// Copies, if that can be told, whether pinned, and where, if so.
+    shards: Vec<(Option<usize>, Option<Vec<u64>>)>,
 }
 
 impl Basis {
     fn of(view: &View<'_>) -> Basis {
         let node = |node: &NodeInfo| (node.id, node.zone.clone(), node.weight, view.is_available(node));
         let shard =
-            |shard: &ShardInfo| (shard.plan.copies, shard.plan.pinned.then(|| shard.plan.placed.clone()));
+            |shard: &ShardInfo| (view.copies(shard), shard.plan.pinned.then(|| shard.plan.placed.clone()));
         Basis {
             nodes: view.map.nodes.iter().map(node).collect(),
             shards: view.map.shards.iter().map(shard).collect(),
@@ -132,39 +165,45 @@ struct Goal {
 #[derive(Clone, Debug, Default)]
 pub struct Controller {
     goal: Option<Goal>,
+    /// The shards on their way.
+    moving: stuck::Moving,
     /// The nodes that leave and have nothing left, and since when.
     drained: BTreeMap<u64, Nanos>,
 }
 
 impl Controller {
-    /// The next change of the map, if one is due.
+    /// The next change of the map, if one is due. It is due until the map shows it.
     pub fn next(&mut self, view: &View<'_>) -> Option<What> {
+        self.moving.follow(view);
         if let Some(split) = ended_split(view) {
             return Some(split);
         }
-        if !view.is_managed() || view.map.shards.iter().any(|shard| !view.reports.contains_key(&shard.id)) {
-            // Without an account of every group there is no telling where things are.
+        if !view.is_managed() || view.awaits_reports() {
             return None;
         }
         if let Some(node) = self.drained(view) {
             return Some(What::RemoveNode { node });
         }
-        let goal = self.goal(view);
+        self.goal(view);
+        let goal = self.goal.as_ref().expect("just made");
         if !goal.orders.is_empty() {
-            return Some(What::Place(std::mem::take(&mut goal.orders)));
+            return Some(What::Place(goal.orders.clone()));
         }
-        let moving = view.map.shards.iter().filter(|shard| view.is_moving(shard)).count();
+        let may_begin = self.moving.underway(view) < view.moves_max.max(1);
+        let dead_ends = self.moving.dead_ends(view);
         // One that moves already is not given a second goal, unless the first is out of reach.
-        let ready = |place: &Place| {
+        let ready = |place: &&Place| {
             let shard = view.map.shard(place.shard).expect("a goal is of the map's shards");
-            let may = match view.is_moving(shard) {
-                true => is_lost(view, place.shard),
-                false => moving < view.moves_max.max(1),
-            };
-            may && shard.plan.split.is_none()
+            let lost = is_lost(view, place.shard);
+            let may = if view.is_moving(shard) { lost || is_left(view, shard) } else { may_begin };
+            let held = view.members(place.shard).unwrap_or_default();
+            let reachable = |node: &u64| held.contains(node) || !dead_ends.contains(node);
+            may && view.has_majority(place.shard)
+                && place.nodes.iter().all(reachable)
+                // The cut waits for all voters, and would wait for one that is lost for ever.
+                && (shard.plan.split.is_none() || lost)
         };
-        let position = goal.moves.iter().position(ready)?;
-        goal.moves.remove(position).map(|place| What::Place(vec![place]))
+        goal.moves.iter().find(ready).map(|place| What::Place(vec![place.clone()]))
     }
 
     /// The shards on their way, and those whose turn has yet to come.
@@ -189,8 +228,8 @@ impl Controller {
     /// A node that leaves and has had nothing left for long enough.
     fn drained(&mut self, view: &View<'_>) -> Option<u64> {
         let hears = |node: u64| {
-            let silent = view.silent.get(&node).copied().unwrap_or_default();
-            silent < HEARD_WITHIN || view.is_dead(node)
+            let silent = view.silence(node);
+            silent < HEARD_WITHIN || silent >= GONE_AFTER || view.is_dead(node)
         };
         let leaving = view.map.nodes.iter().filter(|node| node.leaving && hears(node.id));
         let free = leaving.filter(|node| is_free(view, node.id));
@@ -200,12 +239,20 @@ impl Controller {
         drained.find(|(_, since)| view.now.since(**since) >= DRAINED_FOR).map(|(node, _)| *node)
     }
 
-    fn goal(&mut self, view: &View<'_>) -> &mut Goal {
+    /// The moves that come to nothing, and the groups that cannot move; for people.
+    pub fn stuck(&mut self, view: &View<'_>) -> Vec<StuckShard> {
+        self.moving.follow(view);
+        self.moving.stuck(view)
+    }
+
+    fn goal(&mut self, view: &View<'_>) -> &Goal {
         let basis = Basis::of(view);
         if self.goal.as_ref().is_none_or(|goal| goal.basis != basis) {
             self.goal = Some(Goal::new(view, basis));
         }
-        self.goal.as_mut().expect("just made")
+        let goal = self.goal.as_mut().expect("just made");
+        goal.forget_done(view.map);
+        goal
     }
 }
 
@@ -220,11 +267,12 @@ impl Goal {
             })
             .collect();
         let shards: Vec<plan::PlacedShard> = (view.map.shards.iter())
-            .map(|shard| plan::PlacedShard {
-                id: shard.id,
-                replicas: usize::try_from(shard.plan.copies).expect("64-bit machine"),
-                current: view.current(shard),
-                pinned: shard.plan.pinned,
+            .map(|shard| {
+                let (copies, current) = (view.copies(shard), view.current(shard));
+                let replicas = copies.unwrap_or(current.len());
+                // Where it cannot be told, things stay as they are.
+                let pinned = shard.plan.pinned || copies.is_none();
+                plan::PlacedShard { id: shard.id, replicas, current, pinned }
             })
             .collect();
         let wanted = plan::plan(&nodes, &shards);
@@ -232,7 +280,7 @@ impl Goal {
         let mut urgent = Vec::new();
         for ((shard, placed), nodes) in view.map.shards.iter().zip(&shards).zip(wanted) {
             let nodes = filled(view, nodes, placed);
-            if nodes.is_empty() || nodes == shard.plan.placed {
+            if nodes.is_empty() || nodes == shard.plan.placed || view.copies(shard).is_none() {
                 continue;
             }
             let place = Place { shard: shard.id, nodes, pinned: shard.plan.pinned };
@@ -247,6 +295,13 @@ impl Goal {
         }
         urgent.into_iter().rev().for_each(|place| goal.moves.push_front(place));
         goal
+    }
+
+    /// What the map shows already need not be decided again.
+    fn forget_done(&mut self, map: &ClusterMap) {
+        let is_due = |place: &Place| map.shard(place.shard).is_some_and(|it| it.plan.placed != place.nodes);
+        self.orders.retain(is_due);
+        self.moves.retain(is_due);
     }
 }
 
@@ -263,6 +318,13 @@ fn filled(view: &View<'_>, mut nodes: Vec<u64>, placed: &plan::PlacedShard) -> V
 fn is_lost(view: &View<'_>, shard: u32) -> bool {
     let Some(shard) = view.map.shard(shard) else { return false };
     view.current(shard).iter().any(|id| view.is_dead(*id) || view.map.node(*id).is_none())
+}
+
+/// Whether a shard is placed on a node that is to leave, and has not come there: it need not go there first.
+fn is_left(view: &View<'_>, shard: &ShardInfo) -> bool {
+    let Some(report) = view.reports.get(&shard.id) else { return false };
+    let leaves = |id: &u64| view.map.node(*id).is_some_and(|node| node.leaving);
+    shard.plan.placed.iter().any(|id| leaves(id) && !report.voters.contains(id))
 }
 
 /// Whether no shard is placed on a node, and no group reports a member there.

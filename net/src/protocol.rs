@@ -21,7 +21,7 @@ pub use admin::{
 };
 pub use checks::DecodeError;
 pub(crate) use checks::{Payload, expect_kind, verified};
-pub use cluster::{ClusterAccount, ClusterOp, PlannedMove};
+pub use cluster::{ClusterAccount, ClusterOp, PlannedMove, StuckShard};
 pub use decode::{
     decode_client_hello, decode_error, decode_hello_reply, decode_map, decode_reply, decode_request,
 };

@@ -21,8 +21,8 @@ pub(super) struct Control {
     controller: Controller,
     /// The map as the meta shard's log has it; `None` where this core holds no replica of it, or the log is empty.
     topology: Option<Topology>,
-    /// The term in which this core leads the meta shard, and where its log ended then.
-    led: Option<(Term, Index)>,
+    /// The term in which this core leads the meta shard, where its log ended then, and since when.
+    led: Option<(Term, Index, Nanos)>,
     /// Whether something was heard that the controller waits for: it looks at once.
     due: bool,
     /// The change that is in the log and not applied yet.
@@ -35,6 +35,13 @@ struct Proposed {
     epoch: u64,
     /// Who asked for it.
     waiter: Option<(Origin, RequestId)>,
+}
+
+impl Control {
+    /// For how long this core has led the meta shard.
+    fn led_for(&self, now: Nanos) -> Nanos {
+        self.led.map_or(Nanos::ZERO, |(.., since)| now.since(since))
+    }
 }
 
 impl Core {
@@ -93,14 +100,14 @@ impl Core {
             return false;
         }
         let raft = &replica.raft;
-        if self.control.led.is_none_or(|(term, _)| term != raft.term()) {
+        if self.control.led.is_none_or(|(term, ..)| term != raft.term()) {
             let (term, last) = (raft.term(), raft.last_index());
             self.rest_control();
-            self.control.led = Some((term, last));
+            self.control.led = Some((term, last, self.now));
         }
         self.control
             .led
-            .is_some_and(|(_, last)| self.replicas[0].as_ref().expect("just seen").raft.applied() >= last)
+            .is_some_and(|(_, last, _)| self.replicas[0].as_ref().expect("just seen").raft.applied() >= last)
     }
 
     fn rest_control(&mut self) {
@@ -151,6 +158,7 @@ impl Core {
             silent: &silent,
             replace_after: self.config.replace_after,
             moves_max: self.config.moves_max,
+            led_for: self.control.led_for(self.now),
             now: self.now,
         };
         look(&mut self.control.controller, &view)
@@ -168,12 +176,18 @@ impl Core {
 
     /// How the cluster stands.
     fn account(&mut self) -> ClusterAccount {
-        let (moving, waiting) = self.with_view(|controller, view| controller.progress(view));
+        let ((moving, waiting), stuck) =
+            self.with_view(|controller, view| (controller.progress(view), controller.stuck(view)));
+        let reports = &self.standing.reports;
+        let ids = self.map.shards.iter().map(|shard| shard.id);
+        let unheard = ids.filter(|shard| !reports.contains_key(shard)).collect();
         let mut account = ClusterAccount {
             epoch: self.map.epoch,
             map: Some(self.map()),
             moving,
             waiting,
+            stuck,
+            unheard,
             ..ClusterAccount::default()
         };
         for report in self.standing.reports.values().filter(|report| report.shard != META_SHARD) {
@@ -257,6 +271,7 @@ impl Core {
             silent: &silent,
             replace_after: self.config.replace_after,
             moves_max: self.config.moves_max,
+            led_for: self.control.led_for(self.now),
             now: self.now,
         };
         let (moving, waiting) = Controller::default().progress(&view);

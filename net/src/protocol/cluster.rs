@@ -90,6 +90,17 @@ pub struct PlannedMove {
     pub to: Vec<u64>,
 }
 
+/// A shard that should be elsewhere and does not get there, or that has lost its majority.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StuckShard {
+    /// The shard.
+    pub shard: u32,
+    /// For how long nothing has changed.
+    pub for_ms: u64,
+    /// What it waits for, in words.
+    pub why: String,
+}
+
 /// The answer to a [`ClusterOp`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClusterAccount {
@@ -107,6 +118,12 @@ pub struct ClusterAccount {
     pub leaders: BTreeMap<u64, u32>,
     /// For how long each silent node has not been heard, in milliseconds.
     pub silent_ms: BTreeMap<u64, u64>,
+    /// The shards that do not get on.
+    #[serde(default)]
+    pub stuck: Vec<StuckShard>,
+    /// The shards of which no leader has been heard.
+    #[serde(default)]
+    pub unheard: Vec<u32>,
 }
 
 impl ClusterAccount {

@@ -45,8 +45,14 @@ pub(super) fn accounts() -> impl Strategy<Value = ClusterAccount> {
     };
     let counts = || prop::collection::btree_map(any::<u64>(), any::<u32>(), 0..3);
     let silent = prop::collection::btree_map(any::<u64>(), any::<u64>(), 0..3);
-    (any::<u64>(), option::of(maps()), (moves(), moves()), (counts(), counts()), silent).prop_map(
-        |(epoch, map, (moving, waiting), (replicas, leaders), silent_ms)| ClusterAccount {
+    let stuck = (any::<u32>(), any::<u64>(), ".{0,12}").prop_map(|(shard, for_ms, why)| StuckShard {
+        shard,
+        for_ms,
+        why,
+    });
+    let troubles = (prop::collection::vec(stuck, 0..3), prop::collection::vec(any::<u32>(), 0..3));
+    (any::<u64>(), option::of(maps()), (moves(), moves()), (counts(), counts()), silent, troubles).prop_map(
+        |(epoch, map, (moving, waiting), (replicas, leaders), silent_ms, (stuck, unheard))| ClusterAccount {
             epoch,
             map,
             moving,
@@ -54,6 +60,8 @@ pub(super) fn accounts() -> impl Strategy<Value = ClusterAccount> {
             replicas,
             leaders,
             silent_ms,
+            stuck,
+            unheard,
         },
     )
 }

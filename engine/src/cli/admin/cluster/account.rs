@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use net::map::{ClusterMap, NodeInfo, ShardInfo};
-use net::protocol::{ClusterAccount, ClusterOp, PlannedMove};
+use net::protocol::{ClusterAccount, ClusterOp, PlannedMove, StuckShard};
 use serde_json::{Value, json};
 
 /// The map as two tables. Of the present one it is told, too, what is on its way.
@@ -101,6 +101,12 @@ fn notes(account: &ClusterAccount, shard: &ShardInfo, present: bool) -> Vec<Stri
         } else if let Some(it) = of(&account.waiting) {
             notes.push(format!("waits to move to {}", nodes(it.to)));
         }
+        if let Some(stuck) = account.stuck.iter().find(|it| it.shard == shard.id) {
+            notes.push(stuck_for(stuck));
+        }
+        if account.unheard.contains(&shard.id) {
+            notes.push("no leader of it was heard of".to_owned());
+        }
     }
     if shard.plan.pinned {
         notes.push("pinned".to_owned());
@@ -109,6 +115,11 @@ fn notes(account: &ClusterAccount, shard: &ShardInfo, present: bool) -> Vec<Stri
         notes.push(format!("is cut at slot {} into shard {}", split.at, split.into));
     }
     notes
+}
+
+/// How a shard is stuck.
+pub fn stuck_for(stuck: &StuckShard) -> String {
+    format!("stuck for {}: {}", span(stuck.for_ms), stuck.why)
 }
 
 fn nodes(ids: Vec<u64>) -> String {
@@ -278,6 +289,8 @@ pub(super) mod tests {
             replicas: [(1, 2), (2, 2), (3, 2)].into(),
             leaders: [(2, 1), (3, 1)].into(),
             silent_ms: [(4, 3_500)].into(),
+            stuck: Vec::new(),
+            unheard: Vec::new(),
         }
     }
 
@@ -300,6 +313,20 @@ shard  slots         leader  replicas on    placed on
         let old = text(&account(), false);
         assert!(!old.contains("moves to") && !old.contains("not heard"), "{old}");
         assert!(old.contains("pinned") && old.contains("leaving"), "{old}");
+    }
+
+    #[test]
+    fn shards_that_do_not_get_on_are_told_with_the_reason() {
+        let mut told = account();
+        let why = "waits for node 4, which is not heard of".to_owned();
+        told.stuck = vec![StuckShard { shard: 1, for_ms: 130_000, why }];
+        told.unheard = vec![2];
+        let now = text(&told, true);
+        let stuck = "moves to 4,3,1; stuck for 2 min: waits for node 4, which is not heard of; pinned";
+        assert!(now.contains(stuck), "{now}");
+        assert!(now.contains("waits to move to 3,1,4; no leader of it was heard of"), "{now}");
+        let then = text(&told, false);
+        assert!(!then.contains("stuck") && !then.contains("heard of"), "{then}");
     }
 
     #[test]

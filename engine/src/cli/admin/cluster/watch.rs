@@ -7,10 +7,13 @@ use net::Client;
 use net::protocol::{ClusterAccount, ClusterOp};
 
 use super::super::super::progress::{Unit, bar};
+use super::account::stuck_for;
 use super::look;
 
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How long nothing may change until it is told what things wait for, and again.
+const REMIND_EVERY: Duration = Duration::from_secs(60);
 
 /// The state that a change leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +40,7 @@ impl Goal {
     }
 
     pub fn is_reached(&self, account: &ClusterAccount) -> bool {
-        let settled = account.moving.is_empty() && account.waiting.is_empty();
+        let settled = account.moving.is_empty() && account.waiting.is_empty() && account.unheard.is_empty();
         let Some(map) = &account.map else { return false };
         match *self {
             Goal::Settled => settled,
@@ -61,12 +64,26 @@ impl Goal {
 
     /// What is missing, for people.
     pub fn distance(&self, account: &ClusterAccount) -> String {
-        let ways = format!("{} moving, {} waiting", account.moving.len(), account.waiting.len());
+        let mut told = vec![format!("{} moving, {} waiting", account.moving.len(), account.waiting.len())];
         let silent: Vec<String> = account.silent_ms.keys().map(u64::to_string).collect();
-        match silent.is_empty() {
-            true => ways,
-            false => format!("{ways}; not heard of: node {}", silent.join(", ")),
+        if !silent.is_empty() {
+            told.push(format!("not heard of: node {}", silent.join(", ")));
         }
+        let unheard: Vec<String> = account.unheard.iter().map(u32::to_string).collect();
+        if !unheard.is_empty() {
+            told.push(format!("no leader heard of shard {}", unheard.join(", ")));
+        }
+        if !account.stuck.is_empty() {
+            told.push(format!("{} stuck", account.stuck.len()));
+        }
+        told.join("; ")
+    }
+
+    /// Why the goal will never be reached, if that is so.
+    fn is_void(&self, account: &ClusterAccount) -> Option<String> {
+        let Goal::Gone { node } = *self else { return None };
+        let stays = account.map.as_ref()?.node(node).is_some_and(|node| !node.leaving);
+        stays.then(|| format!("node {node} does not leave any more: it was told to stay"))
     }
 }
 
@@ -82,12 +99,16 @@ pub async fn until(
     let bar = bar("shards", Some(total), Unit::Shards);
     let (mut reached, mut told) = (false, String::new());
     let mut answered = Instant::now();
+    let mut changed = Instant::now();
     loop {
         executor::pause(LOOK_EVERY).await;
-        match look(client).await {
+        let missed = match look(client).await {
             // A leader that has not heard of the change yet says nothing of it.
             Ok(account) if account.epoch >= begun.epoch => {
                 answered = Instant::now();
+                if let Some(why) = goal.is_void(&account) {
+                    return Err(why);
+                }
                 if goal.is_reached(&account) && reached {
                     bar.finish_and_clear();
                     return Ok(account);
@@ -97,20 +118,53 @@ pub async fn until(
                 bar.set_length(total);
                 bar.set_position(total - left(&account));
                 let distance = goal.distance(&account);
-                if bar.is_hidden() && distance != told {
-                    eprintln!("{} of {total} shards are done: {distance}", total - left(&account));
-                    told = distance;
-                } else if !bar.is_hidden() {
-                    bar.set_message(distance);
+                if distance != told || changed.elapsed() >= REMIND_EVERY {
+                    let all = if distance == told { obstacles(&account) } else { Vec::new() };
+                    let line = format!("{} of {total} shards are done: {distance}", total - left(&account));
+                    tell(&bar, &line, &distance, &all);
+                    (told, changed) = (distance, Instant::now());
                 }
+                continue;
             }
-            Ok(account) => told = format!("epoch {} is told, not {}", account.epoch, begun.epoch),
-            Err(error) if answered.elapsed() >= Duration::from_secs(patience) => {
-                return Err(error.to_string());
-            }
-            Err(_) => {}
+            Ok(account) => format!("epoch {} is told, not {}", account.epoch, begun.epoch),
+            Err(error) => error.to_string(),
+        };
+        if answered.elapsed() >= Duration::from_secs(patience) {
+            return Err(missed);
         }
     }
+}
+
+/// One line where there is no bar. What holds things up is told above a bar, too.
+fn tell(bar: &indicatif::ProgressBar, line: &str, distance: &str, obstacles: &[String]) {
+    match bar.is_hidden() {
+        true => eprintln!("{line}"),
+        false => bar.set_message(distance.to_owned()),
+    }
+    for obstacle in obstacles {
+        bar.suspend(|| eprintln!("  {obstacle}"));
+    }
+}
+
+/// What the cluster says of shards that do not get on.
+fn obstacles(account: &ClusterAccount) -> Vec<String> {
+    let stuck = account.stuck.iter().map(|it| format!("shard {} is {}", it.shard, stuck_for(it)));
+    let unheard = account.unheard.iter().map(|shard| format!("shard {shard}: no leader of it was heard of"));
+    let map = account.map.iter().flat_map(|map| &map.shards);
+    let split = map.filter_map(|shard| {
+        let (id, split) = (shard.id, shard.plan.split?);
+        let late: Vec<String> = (shard.replicas.iter())
+            .filter(|replica| account.silent_ms.contains_key(&replica.node))
+            .map(|replica| replica.node.to_string())
+            .collect();
+        let waits = if late.is_empty() {
+            "its replicas to follow".to_owned()
+        } else {
+            format!("node {}", late.join(", "))
+        };
+        Some(format!("shard {id} is to be cut at slot {}: it waits for {waits}", split.at))
+    });
+    stuck.chain(unheard).chain(split).collect()
 }
 
 fn left(account: &ClusterAccount) -> u64 {
@@ -122,6 +176,7 @@ mod tests {
     use super::super::account::tests::account;
     use super::*;
     use net::map::Split;
+    use net::protocol::StuckShard;
 
     #[test]
     fn a_move_is_over_when_nothing_is_on_its_way() {
@@ -148,6 +203,43 @@ mod tests {
         assert!(goal.is_reached(&now));
         let stays = Goal::of(&ClusterOp::Leave { node: 2, stay: true, dry_run: false }, &now);
         assert_eq!(stays, Goal::Settled);
+    }
+
+    #[test]
+    fn a_node_that_is_told_to_stay_is_not_waited_for() {
+        let mut now = account();
+        let goal = Goal::Gone { node: 2 };
+        assert_eq!(goal.is_void(&now), None);
+        now.map.as_mut().unwrap().nodes[1].leaving = false;
+        assert!(goal.is_void(&now).unwrap().contains("node 2 does not leave any more"));
+        assert_eq!(Goal::Settled.is_void(&now), None);
+        now.map.as_mut().unwrap().nodes.remove(1);
+        assert_eq!(goal.is_void(&now), None, "it has left");
+    }
+
+    #[test]
+    fn what_holds_things_up_is_told() {
+        let mut now = account();
+        assert_eq!(obstacles(&now), Vec::<String>::new());
+        let why = "waits for node 4, which is not heard of".to_owned();
+        now.stuck = vec![StuckShard { shard: 1, for_ms: 130_000, why }];
+        now.unheard = vec![2];
+        let shard = &mut now.map.as_mut().unwrap().shards[1];
+        shard.plan.split = Some(Split { at: 4096, into: 3 });
+        now.silent_ms = [(3, 5_000)].into();
+        let told = [
+            "shard 1 is stuck for 2 min: waits for node 4, which is not heard of",
+            "shard 2: no leader of it was heard of",
+            "shard 1 is to be cut at slot 4096: it waits for node 3",
+        ];
+        assert_eq!(obstacles(&now), told);
+        let settled = ClusterAccount { moving: Vec::new(), waiting: Vec::new(), ..now.clone() };
+        assert!(!Goal::Settled.is_reached(&settled), "nobody knows where shard 2 is");
+        let distance = Goal::Settled.distance(&now);
+        assert_eq!(
+            distance,
+            "1 moving, 1 waiting; not heard of: node 3; no leader heard of shard 2; 1 stuck"
+        );
     }
 
     #[test]
