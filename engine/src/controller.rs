@@ -102,8 +102,13 @@ impl View<'_> {
 
     /// How many nodes a shard is to be on; `None` while that, or where it is, cannot be told.
     fn copies(&self, shard: &ShardInfo) -> Option<usize> {
-        self.reports.get(&shard.id)?;
-        Some(usize::try_from(shard.plan.copies).expect("64-bit machine"))
+        let report = self.reports.get(&shard.id)?;
+        match (shard.plan.placed.is_empty(), shard.plan.pinned) {
+            // As many as operators gave it. Amid a change of its members those of before and after are reported.
+            (true, _) => Some(report.voters.len()).filter(|_| !report.joint),
+            (false, true) => Some(shard.plan.placed.len()),
+            (false, false) => Some(usize::try_from(shard.plan.copies).expect("64-bit machine")),
+        }
     }
 
     /// Whether reports may be on their way without which there is no telling where things are.
@@ -124,9 +129,20 @@ impl View<'_> {
         report.joint || !report.learners.is_empty() || !there
     }
 
-    /// Whether anybody ever changed anything, or has to now.
+    /// Whether anybody ever changed what there is, or has to now. That a node tells of another address is no such change.
     fn is_managed(&self) -> bool {
-        self.map.epoch > 1 || self.map.nodes.iter().any(|node| self.is_dead(node.id))
+        let map = self.map;
+        let founded = |id: u64| map.shards.iter().any(|shard| shard.plan.founders.contains(&id));
+        let touched =
+            |node: &NodeInfo| node.leaving || self.is_dead(node.id) || (map.epoch > 1 && !founded(node.id));
+        map.shards.iter().any(|shard| !shard.plan.placed.is_empty()) || map.nodes.iter().any(touched)
+    }
+
+    /// Every shard that was never placed, where it is: whoever is told so keeps them in order from then on.
+    pub fn as_it_is(&self) -> Vec<Place> {
+        let shards = self.map.shards.iter();
+        let known = shards.filter(|shard| shard.plan.placed.is_empty() && self.copies(shard).is_some());
+        known.map(|shard| Place { shard: shard.id, nodes: self.current(shard), pinned: false }).collect()
     }
 }
 
@@ -341,7 +357,9 @@ fn ended_split(view: &View<'_>) -> Option<What> {
     view.map.shards.iter().find_map(|shard| {
         let split = shard.plan.split?;
         let (lower, upper) = (view.reports.get(&shard.id)?, view.reports.get(&split.into)?);
-        let done = lower.slots?.last < split.at && upper.slots?.first == split.at;
+        // Where it was never placed, its members say where it is.
+        let told = !shard.plan.placed.is_empty() || !lower.joint;
+        let done = told && lower.slots?.last < split.at && upper.slots?.first == split.at;
         done.then(|| What::EndSplit { shard: shard.id, nodes: view.current(shard) })
     })
 }

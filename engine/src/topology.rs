@@ -196,6 +196,8 @@ fn remove_node(map: &mut ClusterMap, id: u64) -> Result<(), ChangeError> {
         return Err(ChangeError::StillPlaced { node: id, shard: shard.id });
     }
     map.nodes.retain(|node| node.id != id);
+    // What a replica listed there was, nobody has reported otherwise yet.
+    map.shards.iter_mut().for_each(|shard| shard.replicas.retain(|replica| replica.node != id));
     Ok(())
 }
 
@@ -216,7 +218,8 @@ fn place(map: &mut ClusterMap, places: &[Place], epoch: u64) -> Result<(), Chang
     }
     for place in places {
         let plan = &mut shard_mut(map, place.shard)?.plan;
-        if place.pinned {
+        // What operators gave it before the controller took it over. A pin says nothing of how many it is to have later.
+        if plan.placed.is_empty() && !place.pinned {
             plan.copies = u32::try_from(place.nodes.len()).expect("nodes are numbered in 20 bits");
         }
         *plan = ShardPlan { epoch, placed: place.nodes.clone(), pinned: place.pinned, ..plan.clone() };
@@ -253,6 +256,7 @@ fn end_split(map: &mut ClusterMap, id: u32, nodes: &[u64], epoch: u64) -> Result
     // The new one has no founders to tell where it is.
     if shard.plan.placed.is_empty() {
         shard.plan.placed = nodes.to_vec();
+        shard.plan.copies = u32::try_from(nodes.len()).expect("nodes are numbered in 20 bits");
     }
     let plan = ShardPlan { founders: Vec::new(), ..shard.plan.clone() };
     let new = ShardInfo {

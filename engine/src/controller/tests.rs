@@ -385,8 +385,7 @@ fn groups_that_are_not_heard_of_are_waited_for_and_then_left_out() {
     // A group without a majority reports nothing, and the others must be mended all the same.
     world.led_for = Nanos::from_millis(30_000);
     assert_eq!(sent(&mut world).len(), 2);
-    let map = world.topology.map();
-    assert!(map.shards.iter().all(|shard| shard.plan.placed.is_empty() == (shard.id == 2)));
+    assert!(world.topology.map().shards[2].plan.placed.is_empty(), "nobody knows where it is");
     world.report(2, vec![1, 2, 3]);
     world.settle();
     assert!(!world.topology.map().shards[2].plan.placed.is_empty(), "it was heard of");
@@ -459,4 +458,38 @@ fn a_lost_member_is_replaced_even_where_a_shard_is_to_be_cut() {
     }
     world.silent.insert(3, FOR_EVER);
     assert!(sent(&mut world).contains(&shard), "the cut waits for node 3, which is lost");
+}
+
+#[test]
+fn a_node_that_tells_of_another_address_touches_nothing() {
+    let mut world = World::new(3, 4);
+    world.change(What::PutNode(NodeInfo { binary_addr: "elsewhere:1".to_owned(), ..node(2) }));
+    // Operators took one replica away here, and are adding one there.
+    world.report(3, vec![1, 2]);
+    world.report(2, vec![1, 2, 3, 4]);
+    world.reports.get_mut(&2).unwrap().joint = true;
+    assert_eq!(decisions(&mut world), [], "nothing was added, and nothing taken away");
+    world.change(What::PutNode(node(4)));
+    decisions(&mut world);
+    let placed = |world: &World, shard: usize| world.topology.map().shards[shard].plan.placed.len();
+    assert_eq!((placed(&world, 1), placed(&world, 2), placed(&world, 3)), (3, 0, 2));
+    world.report(2, vec![1, 2, 4]);
+    world.settle();
+    assert_eq!((placed(&world, 1), placed(&world, 2), placed(&world, 3)), (3, 3, 2));
+    assert_eq!(world.topology.map().shards[3].plan.copies, 2);
+}
+
+#[test]
+fn a_shard_has_as_many_copies_after_a_pin_as_before() {
+    let mut world = World::new(3, 4);
+    (4..=5).for_each(|id| world.change(What::PutNode(node(id))));
+    world.settle();
+    for nodes in [vec![1], vec![1, 2, 3, 4, 5]] {
+        world.change(What::Place(vec![Place { shard: 2, nodes: nodes.clone(), pinned: true }]));
+        world.settle();
+        assert_eq!(world.reports[&2].voters.len(), nodes.len());
+        world.change(What::Unpin);
+        world.settle();
+        assert_eq!(world.reports[&2].voters.len(), 3);
+    }
 }

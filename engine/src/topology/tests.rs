@@ -124,9 +124,30 @@ fn a_shard_is_placed_on_known_nodes_once_each() {
     assert!(topology.map().shards[1].plan.placed.is_empty(), "all or nothing");
     after(&mut topology, What::Place(vec![Place { shard: 1, nodes: vec![2, 1], pinned: true }])).unwrap();
     let plan = &topology.map().shards[1].plan;
-    assert_eq!((&plan.placed[..], plan.pinned, plan.copies, plan.epoch), (&[2, 1][..], true, 2, 2));
+    assert_eq!((&plan.placed[..], plan.pinned, plan.copies, plan.epoch), (&[2, 1][..], true, 3, 2));
     after(&mut topology, What::Unpin).unwrap();
-    assert!(!topology.map().shards[1].plan.pinned);
+    let plan = &topology.map().shards[1].plan;
+    assert_eq!((plan.pinned, plan.copies), (false, 3), "it gets back what it had before the pin");
+    after(&mut topology, placed(2, &[1, 2])).unwrap();
+    assert_eq!(topology.map().shards[2].plan.copies, 2, "what operators had made of it");
+    after(&mut topology, placed(2, &[1, 2, 3])).unwrap();
+    assert_eq!(topology.map().shards[2].plan.copies, 2, "and that once only");
+}
+
+#[test]
+fn a_node_that_has_left_is_listed_nowhere() {
+    let mut topology = begun();
+    let split = Split { at: 9000, into: 3 };
+    after(&mut topology, What::BeginSplit { shard: 2, split }).unwrap();
+    after(&mut topology, What::EndSplit { shard: 2, nodes: vec![1, 2, 3] }).unwrap();
+    after(&mut topology, What::PutNode(node(4))).unwrap();
+    let all = (0..=3).map(|shard| Place { shard, nodes: vec![1, 2, 4], pinned: false }).collect();
+    after(&mut topology, What::Place(all)).unwrap();
+    after(&mut topology, What::RemoveNode { node: 3 }).unwrap();
+    // Nothing was reported yet to whoever catches up by the log; the map must be one that can be routed by.
+    let map = (**topology.map()).clone();
+    assert!(map.shards.iter().all(|shard| shard.replica_on(3).is_none() && shard.replica_on(1).is_some()));
+    map.into_routing().expect("a sound map");
 }
 
 #[test]
