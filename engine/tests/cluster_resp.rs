@@ -9,10 +9,10 @@ use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use harness::{Cluster, Groups, Settings, until, with_client};
+use harness::{Cluster, Groups, Settings, Signal, until, with_client};
 use net::map::{ClusterMap, ShardInfo};
 use net::protocol::ClusterOp;
 use net::resp::{Value, decode_value};
@@ -421,6 +421,38 @@ fn bad_clients_are_bounded() {
         assert!(reply == expected, "reply {number}");
     }
     sender.join().expect("everything was sent");
+}
+
+#[test]
+fn wait_tells_how_many_replicas_have_what_was_written() {
+    let cluster = Cluster::start(Settings { shards: 1, ..Settings::default() });
+    let leader = cluster.wait_until_leaders_are_home()[&1];
+    let mut client = Redis::connect(cluster.node(leader % 3 + 1).resp);
+    let wait = |client: &mut Redis, command: &str| {
+        let begun = Instant::now();
+        (client.ask(command), begun.elapsed())
+    };
+    assert_eq!(client.ask("WAIT 2 0"), Value::Integer(2), "nothing is written, which all have");
+    assert_eq!(client.ask("WAIT 5 10"), Value::Integer(2));
+    assert_eq!(client.ask("SET k v"), Value::OK);
+    assert_eq!(client.ask("WAIT 2 20000"), Value::Integer(2));
+    // One of the two stands still: a majority has the write, and more will not.
+    let other = cluster.node((leader + 1) % 3 + 1);
+    other.signal(Signal::Stop);
+    assert_eq!(client.ask("SET k w"), Value::OK);
+    assert_eq!(client.ask("WAIT 1 20000"), Value::Integer(1));
+    let (count, took) = wait(&mut client, "WAIT 2 300");
+    assert!(count == Value::Integer(1) && took >= Duration::from_millis(300), "{count:?} after {took:?}");
+    // For a client that is gone nobody waits.
+    let mut gone = Redis::connect(cluster.node(leader).resp);
+    gone.ask("SET k x");
+    gone.send(&["WAIT 2 0"]);
+    gone.stream.shutdown(Shutdown::Write).expect("an open socket");
+    assert_eq!(gone.read(), Some(Value::Integer(1)));
+    other.signal(Signal::Continue);
+    assert_eq!(client.ask("WAIT 2 0"), Value::Integer(2));
+    let errors = ["WAIT x 0", "WAIT 1 x", "WAIT 1 -1"].map(|command| error(client.ask(command)));
+    assert!(errors.iter().all(|error| error.starts_with("ERR ")), "{errors:?}");
 }
 
 /// Asks for a cut of the shard that has a slot, and waits until it is through.

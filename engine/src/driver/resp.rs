@@ -7,6 +7,7 @@
 mod answers;
 mod connection;
 mod tasks;
+mod wait;
 mod work;
 
 use std::cell::{Cell, RefCell};

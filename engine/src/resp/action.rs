@@ -169,6 +169,13 @@ pub enum Task {
         /// What comes before.
         text: String,
     },
+    /// Waits until replicas have what this connection has written; the reply says how many have.
+    Wait {
+        /// Beside the leaders.
+        replicas: i64,
+        /// No longer than this; `None`: as long as it takes.
+        timeout_ms: Option<u64>,
+    },
     /// Waits.
     Sleep {
         /// So many milliseconds.

@@ -44,7 +44,6 @@ impl Session {
             "info" => info::info(args, &node.facts()),
             "cluster" => cluster::cluster(subcommand, args, node),
             "function" => function(args),
-            "wait" => wait(args, node),
             "debug" => debug(args),
             "unwatch" => Value::OK,
             _ => Value::error(format!("ERR '{name}' cannot be executed here")),
@@ -300,21 +299,6 @@ fn function(args: &[Bytes]) -> Value {
         [] => Value::OK,
         [how] if how.eq_ignore_ascii_case(b"sync") || how.eq_ignore_ascii_case(b"async") => Value::OK,
         _ => Value::error("ERR FUNCTION FLUSH only supports SYNC|ASYNC option"),
-    }
-}
-
-/// What is acknowledged lies on a majority of disks: so many beside the leader's have it, of every earlier command.
-fn wait(args: &[Bytes], node: &dyn Node) -> Value {
-    match (integer(&args[1]), integer(&args[2])) {
-        (None, _) => Value::error(NOT_AN_INTEGER),
-        (_, None) => Value::error("ERR timeout is not an integer or out of range"),
-        (_, Some(timeout)) if timeout < 0 => Value::error("ERR timeout is negative"),
-        _ => {
-            let map = node.map();
-            let users = map.shards.iter().filter(|shard| shard.slots.is_some());
-            let fewest = users.map(|shard| shard.replicas.len() / 2).min().unwrap_or(0);
-            Value::Integer(i64::try_from(fewest).unwrap_or(i64::MAX))
-        }
     }
 }
 

@@ -157,6 +157,10 @@ impl Session {
                 Ok(task) => task,
                 Err(error) => return Some(Action::Reply(Value::error(error))),
             },
+            "wait" => match wait(args) {
+                Ok(task) => task,
+                Err(error) => return Some(Action::Reply(Value::error(error))),
+            },
             "debug|sleep" | "debug" => return self.debug(args).map(Action::Task),
             "info" => return super::info::keyspace_task(args, node).map(Action::Task),
             "cluster|countkeysinslot" | "cluster|getkeysinslot" => {
@@ -279,4 +283,11 @@ fn splittable(name: &str) -> Option<Split> {
         "mset" => Some(Split::Stores),
         _ => None,
     }
+}
+
+fn wait(args: &[Bytes]) -> Result<Task, &'static str> {
+    let replicas = integer(&args[1]).ok_or(NOT_AN_INTEGER)?;
+    let timeout = integer(&args[2]).ok_or("ERR timeout is not an integer or out of range")?;
+    let timeout_ms = u64::try_from(timeout).map_err(|_| "ERR timeout is negative")?;
+    Ok(Task::Wait { replicas, timeout_ms: (timeout_ms > 0).then_some(timeout_ms) })
 }

@@ -28,12 +28,13 @@ use glommio::net::TcpStream;
 use net::resp::{RequestDecoder, Value, Version};
 use net::transport::connection::prepare;
 
+use super::wait::{self, Written};
 use super::work::{Batch, Part, Work};
 use super::{Door, tasks, wall_us};
 use crate::driver::gateway;
 use crate::resp::action::Slots;
 use crate::resp::batch::{self, Cost};
-use crate::resp::{Action, Call, Node, Row, Session, Touches};
+use crate::resp::{Action, Call, Node, Row, Session, Task, Touches};
 
 /// Commands of one connection under way: at first, however long their replies are, and at most.
 const UNDER_WAY_UNKNOWN: usize = 32;
@@ -88,6 +89,7 @@ struct Connection {
     output: BytesMut,
     sent: usize,
     under_way: VecDeque<Entry>,
+    written: Written,
     /// The last of them that are not asked yet; none between wake-ups.
     gathered: Vec<Gathered>,
     reads: usize,
@@ -154,6 +156,7 @@ impl Connection {
             output: BytesMut::new(),
             sent: 0,
             under_way: VecDeque::new(),
+            written: Written::default(),
             gathered: Vec::new(),
             reads: 0,
             writes: 0,
@@ -405,14 +408,31 @@ impl Connection {
             }
             Action::Task(task) => {
                 self.alone = true;
-                Work::Task(Box::pin(tasks::run(self.door.clone(), self.session.is_cluster(), task)))
+                Work::Task(self.task(task))
             }
         };
         self.enter(Entry { work, touches, silent, version, bytes });
     }
 
+    fn task(&mut self, task: Task) -> Pin<Box<dyn Future<Output = Value>>> {
+        let door = self.door.clone();
+        match task {
+            Task::Wait { replicas, timeout_ms } => {
+                let (written, client) = (self.written.clone(), self.stream.as_raw_fd());
+                Box::pin(wait::run(door, written, client, replicas, timeout_ms.map(Duration::from_millis)))
+            }
+            task => {
+                if matches!(task, Task::Flush { .. }) {
+                    self.written.note_all();
+                }
+                Box::pin(tasks::run(door, self.session.is_cluster(), task))
+            }
+        }
+    }
+
     fn enter(&mut self, entry: Entry) {
         for touched in &entry.touches {
+            self.written.note(touched);
             *if touched.write { &mut self.writes } else { &mut self.reads } += 1;
         }
         self.held_bytes += entry.bytes;

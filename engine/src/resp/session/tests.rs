@@ -279,7 +279,9 @@ fn commands_about_the_connection_answer_as_redis_does() {
     assert!(line.starts_with("id=1 addr=127.0.0.1:5 laddr=127.0.0.1:6 fd=9 name=me age=10 "), "{line}");
     assert!(line.contains(" cmd=client|list ") && line.contains(" lib-name=it "), "{line}");
     assert_eq!(client.reply("TIME"), Value::Array(vec![Value::bulk("1700000000"), Value::bulk("7")]));
-    assert_eq!(client.reply("WAIT 1 0"), Value::Integer(1));
+    assert_eq!(client.say("WAIT 1 0"), Action::Task(Task::Wait { replicas: 1, timeout_ms: None }));
+    assert_eq!(client.say("WAIT 2 5"), Action::Task(Task::Wait { replicas: 2, timeout_ms: Some(5) }));
+    assert_eq!(client.error("WAIT 1 -1"), "ERR timeout is negative");
     assert_eq!(client.reply("FUNCTION FLUSH"), Value::OK);
     assert_eq!(client.reply("CONFIG RESETSTAT"), Value::OK);
     let maxmemory = vec![(Value::bulk("maxmemory"), Value::bulk("0"))];
