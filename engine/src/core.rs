@@ -40,6 +40,7 @@ mod membership;
 mod namesakes;
 mod peers;
 mod programs;
+mod refusals;
 mod replicas;
 mod requests;
 mod sleep;

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use net::map::{META_SHARD, NodeInfo, Split};
+use net::map::{ClusterMap, META_SHARD, NodeInfo, Split};
 use net::protocol::{Answer, ClusterAccount, ClusterOp, Refusal, Reply, Request};
 use net::types::RequestId;
 use raft::{Index, Nanos, Term};
@@ -164,8 +164,21 @@ impl Core {
         look(&mut self.control.controller, &view)
     }
 
+    /// The cluster as it would be with a map.
+    fn view<'a>(&'a self, map: &'a ClusterMap, silent: &'a BTreeMap<u64, Nanos>) -> View<'a> {
+        View {
+            map,
+            reports: &self.standing.reports,
+            silent,
+            replace_after: self.config.replace_after,
+            moves_max: self.config.moves_max,
+            led_for: self.control.led_for(self.now),
+            now: self.now,
+        }
+    }
+
     /// For how long each of the other nodes has not been heard. Whoever just began to lead has listened before.
-    fn silent_nodes(&self) -> BTreeMap<u64, Nanos> {
+    pub(super) fn silent_nodes(&self) -> BTreeMap<u64, Nanos> {
         let heard = self.map.nodes.iter().filter(|node| node.id != self.config.node);
         let silent = |node: &NodeInfo| {
             let (heard, _) = self.outbox.heard_at(node.id, META_SHARD)?;
@@ -263,17 +276,9 @@ impl Core {
     }
 
     /// What would be on its way with this map.
-    fn foretell(&mut self, map: net::map::ClusterMap) -> ClusterAccount {
+    fn foretell(&mut self, map: ClusterMap) -> ClusterAccount {
         let silent = self.silent_nodes();
-        let view = View {
-            map: &map,
-            reports: &self.standing.reports,
-            silent: &silent,
-            replace_after: self.config.replace_after,
-            moves_max: self.config.moves_max,
-            led_for: self.control.led_for(self.now),
-            now: self.now,
-        };
+        let view = self.view(&map, &silent);
         let (moving, waiting) = Controller::default().progress(&view);
         ClusterAccount { epoch: map.epoch, moving, waiting, map: Some(map), ..ClusterAccount::default() }
     }
@@ -309,14 +314,18 @@ impl Core {
                 Ok(What::SetLeaving { node: *node, leaving: !stay })
             }
             ClusterOp::Move { shard, nodes, .. } => {
-                if let Some(node) =
-                    nodes.iter().find(|id| self.map.node(**id).is_some_and(|node| node.leaving))
-                {
-                    return conflict(format!("node {node} is leaving the cluster"));
-                }
+                self.may_take(nodes)?;
                 Ok(What::Place(vec![Place { shard: *shard, nodes: nodes.clone(), pinned: true }]))
             }
-            ClusterOp::Rebalance { .. } => Ok(What::Unpin),
+            ClusterOp::Rebalance { .. } => {
+                let silent = self.silent_nodes();
+                let places = self.view(&self.map, &silent).as_it_is();
+                // A cluster that was left alone so far is to be kept in order from now on.
+                match places.len() == self.map.shards.len() {
+                    true => Ok(What::Place(places)),
+                    false => Ok(What::Unpin),
+                }
+            }
             ClusterOp::Split { shard, at, .. } => {
                 let Some(slots) = self.map.shard(*shard).and_then(|shard| shard.slots) else {
                     return conflict(format!("there is no shard {shard} with slots"));
@@ -325,23 +334,10 @@ impl Core {
                     return conflict(format!("shard {shard} has one slot only"));
                 }
                 let at = at.unwrap_or_else(|| slots.first + (slots.last - slots.first) / 2 + 1);
+                self.may_cut(*shard)?;
                 let into = u32::try_from(self.map.shards.len()).expect("shards are numbered in 20 bits");
                 Ok(What::BeginSplit { shard: *shard, split: Split { at, into } })
             }
         }
-    }
-
-    /// Refuses to let a node go whose replicas nobody could take.
-    fn may_leave(&self, node: u64) -> Result<(), Refusal> {
-        let stays = |other: &&NodeInfo| other.id != node && !other.leaving;
-        let staying = self.map.nodes.iter().filter(stays).count();
-        let copies = self.map.shards.iter().map(|shard| usize_of(shard.plan.copies)).max().unwrap_or(0);
-        if staying >= copies {
-            return Ok(());
-        }
-        let why = format!(
-            "only {staying} nodes would stay, and shards have {copies} replicas: have another node join first"
-        );
-        Err(Refusal::Conflict { why })
     }
 }

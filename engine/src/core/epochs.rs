@@ -60,7 +60,7 @@ impl Core {
         self.epochs.recent = Recent::of(&self.map);
         self.grow();
         self.keep_members(&former);
-        self.outbox.follow(&self.map, self.config.node, self.config.core, self.config.cores);
+        self.follow_nodes();
         for position in 0..self.replicas.len() {
             let Some(replica) = self.replicas[position].as_ref() else { continue };
             let shard = replica.id.shard;
@@ -118,7 +118,7 @@ impl Core {
     fn follow_change(&mut self, touched: &Touched) {
         self.grow();
         if !touched.nodes.is_empty() {
-            self.outbox.follow(&self.map, self.config.node, self.config.core, self.config.cores);
+            self.follow_nodes();
         }
         let mut shards = touched.shards.clone();
         for node in &touched.nodes {
@@ -151,6 +151,11 @@ impl Core {
         self.status_due = true;
         self.epochs.ask_at = Nanos::ZERO;
         self.effects.push(Effect::MapChanged(news));
+    }
+
+    fn follow_nodes(&mut self) {
+        let here = (self.config.node, self.config.core, self.config.cores);
+        self.outbox.follow(&self.map, here, self.now);
     }
 
     /// Makes room for the shards of the map.

@@ -40,6 +40,9 @@ impl Core {
     pub(super) fn follow_membership(&mut self, shard: u32) {
         let this_node = self.config.node;
         let replica = self.replicas[usize_of(shard)].as_mut().expect("hosted here");
+        // It may have begun before its node heard of the shard.
+        let listed = self.map.shard(shard).and_then(|info| info.slots).map(|slots| (slots.first, slots.last));
+        replica.slots = replica.slots.or(listed);
         replica.conf_state = replica.raft.conf_state();
         let nodes = placement::ranked(shard, &replica.conf_state, placed(&self.map, shard));
         if let Some(preferred) = nodes.first() {

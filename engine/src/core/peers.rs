@@ -39,12 +39,17 @@ pub(super) struct Outbox {
 impl Outbox {
     pub fn new(map: &ClusterMap, this_node: u64, this_core: u32, this_cores: u32) -> Outbox {
         let mut outbox = Outbox { links: Vec::new(), nodes: Vec::new() };
-        outbox.follow(map, this_node, this_core, this_cores);
+        outbox.follow(map, (this_node, this_core, this_cores), Nanos::ZERO);
         outbox
     }
 
-    /// Takes the nodes of a map; what is known of those that were there before stays.
-    pub fn follow(&mut self, map: &ClusterMap, this_node: u64, this_core: u32, this_cores: u32) {
+    /// Takes the nodes of a map; what is known of those that were there before stays. The silence of new ones begins now.
+    pub fn follow(
+        &mut self,
+        map: &ClusterMap,
+        (this_node, this_core, this_cores): (u64, u32, u32),
+        now: Nanos,
+    ) {
         let former = std::mem::take(&mut self.links);
         let mut former: BTreeMap<(u64, u32), Link> =
             former.into_iter().map(|link| ((link.node, link.core), link)).collect();
@@ -64,7 +69,7 @@ impl Outbox {
                     shares_shards,
                     parcel,
                     sent: zero,
-                    heard: zero,
+                    heard: now,
                     silent: false,
                 };
                 let link = former.remove(&(node.id, core)).unwrap_or(new);
@@ -130,6 +135,13 @@ impl Outbox {
         let (_, cores, first) = self.nodes.iter().find(|(id, ..)| *id == node)?;
         let link = &self.links[first + usize_of(placement::core_of(shard, *cores))];
         Some((link.heard, link.silent))
+    }
+
+    /// This core stood still for a while: nobody was silent for that long because of it.
+    pub fn excuse(&mut self, pause: Nanos) {
+        for link in &mut self.links {
+            link.heard = link.heard.saturating_add(pause);
+        }
     }
 
     /// The cores not heard of for `silence`, each once; as node, core and number of cores.

@@ -207,7 +207,7 @@ impl Core {
     /// The shard's slots, if they are those of the map: whoever reads all of them goes by that, and must not take what has
     /// gone to a shard that is not in it for missing.
     fn listed_slots(&self, request: &Request) -> Result<(u16, u16), Refusal> {
-        let (shard, slots) = (request.shard, self.slots(request.shard));
+        let (shard, slots) = (request.shard, self.slots(request.shard)?);
         let info = self.map.shard(shard);
         // Whoever has an older map would go on where the shard ended then.
         if info.is_some_and(|info| request.epoch < info.plan.epoch) {
@@ -221,11 +221,11 @@ impl Core {
         }
     }
 
-    fn slots(&self, shard: u32) -> (u16, u16) {
-        self.replicas[usize_of(shard)]
-            .as_ref()
-            .and_then(|replica| replica.slots)
-            .expect("a user shard has slots")
+    /// The slots of a user shard. A replica that was made before its node's map told of the shard does not know them yet:
+    /// it has not been given anything either.
+    fn slots(&self, shard: u32) -> Result<(u16, u16), Refusal> {
+        let replica = self.replicas[usize_of(shard)].as_ref();
+        replica.and_then(|replica| replica.slots).ok_or_else(|| self.not_here(shard))
     }
 
     /// Checks every mutation; the slots of their keys.
@@ -266,7 +266,7 @@ impl Core {
             return Err(Refusal::TooLarge { what: Oversize::Key, limit: self.config.key_bytes_max });
         }
         let slot = slot_of(key);
-        let (first, last) = self.slots(shard);
+        let (first, last) = self.slots(shard)?;
         let replica = self.replicas[usize_of(shard)].as_ref().expect("hosted here");
         let is_ceded = replica.ceded_from().is_some_and(|at| slot >= at);
         if is_ceded && !mutation::active(Fault::TakeCededKeys) {

@@ -5,6 +5,7 @@ mod cluster;
 mod division;
 mod maps;
 mod members;
+mod operators;
 mod programs;
 mod quiet;
 

@@ -13,6 +13,11 @@ impl Core {
     /// Time passed. Raft ticks by this; an executor that was held up does not make up for missed ticks, for then a
     /// pause would look like a silent leader.
     pub(super) fn on_time(&mut self, now: Nanos, wall_ms: u64) {
+        let pause = now.since(self.now);
+        // What has arrived meanwhile is taken in after this: it must not look as if nobody had said anything.
+        if pause >= self.config.raft.election_timeout() {
+            self.outbox.excuse(pause);
+        }
         self.now = self.now.max(now);
         self.wall_ms = self.wall_ms.max(wall_ms);
         if self.now < self.next_tick {
