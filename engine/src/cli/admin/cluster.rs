@@ -19,7 +19,7 @@ use net::{Client, ClientError};
 
 use super::super::{Output, UNKNOWN, on_executor};
 use super::{Access, REFUSED, connect};
-use watch::Goal;
+use watch::{GivenUp, Goal};
 
 #[derive(Debug, Subcommand)]
 pub enum Topology {
@@ -138,6 +138,9 @@ async fn would_join(node: &NodeInfo, access: &Access) -> Result<ExitCode> {
     let client = connect(access).await?;
     match client.cluster(ClusterOp::Map { epoch: None }).await {
         Ok(account) => {
+            if let Some(why) = account.map.as_ref().and_then(|map| account::cannot_join(node, map)) {
+                return refused(ClientError::Refused(Refusal::Conflict { why }));
+            }
             let known = account.map.as_ref().and_then(|map| map.node(node.id));
             match access.output {
                 Output::Text => println!("{}", account::would_join(node, known)),
@@ -172,7 +175,11 @@ async fn carry_out(op: ClusterOp, change: Change) -> Result<ExitCode> {
             }
             Ok(ExitCode::SUCCESS)
         }
-        Err(last) => {
+        Err(GivenUp::Void(why)) => {
+            eprintln!("ringkv: {why}");
+            Ok(ExitCode::from(REFUSED))
+        }
+        Err(GivenUp::Unanswered(last)) => {
             eprintln!(
                 "ringkv: the cluster has not answered for {} s ({last}); the shards move on by themselves: look with \
                  `ringkv admin map`",

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
+use engine::topology::{Change, What};
 use net::map::{ClusterMap, NodeInfo, ShardInfo};
 use net::protocol::{ClusterAccount, ClusterOp, PlannedMove, StuckShard};
 use serde_json::{Value, json};
@@ -228,6 +229,12 @@ fn added(it: &PlannedMove) -> usize {
     it.to.iter().filter(|node| !from.contains(node)).count()
 }
 
+/// Why the cluster's map would not take this node in as it is described.
+pub fn cannot_join(node: &NodeInfo, map: &ClusterMap) -> Option<String> {
+    let change = Change { epoch: map.epoch + 1, what: What::PutNode(node.clone()) };
+    change.apply(&mut map.clone()).err().map(|error| error.to_string())
+}
+
 /// What telling the cluster of this node would change.
 pub fn would_join(node: &NodeInfo, known: Option<&NodeInfo>) -> String {
     let id = node.id;
@@ -373,5 +380,17 @@ node 2 would give its replicas away and would leave; 2 shards would move
         let moved = NodeInfo { binary_addr: "127.0.0.1:9".to_owned(), ..node.clone() };
         assert!(would_join(&moved, Some(known)).contains("127.0.0.1:7052 -> 127.0.0.1:9"));
         assert_eq!(would_join_json(&node, None)["would_change"], true);
+    }
+
+    #[test]
+    fn a_node_that_would_be_refused_is_told_so_before() {
+        let map = account().map.unwrap();
+        let node = NodeInfo { cores: 4, ..map.nodes[1].clone() };
+        let why = cannot_join(&node, &map).expect("it has other cores");
+        assert!(why.contains("the number of its cores"), "{why}");
+        let why =
+            cannot_join(&NodeInfo { id: 1 << 20, cores: 1, ..node.clone() }, &map).expect("out of range");
+        assert!(why.contains("an id from 1 to 1048575"), "{why}");
+        assert_eq!(cannot_join(&NodeInfo { id: 7, ..node }, &map), None);
     }
 }

@@ -87,14 +87,23 @@ impl Goal {
     }
 }
 
+/// Why watching ended before the goal was reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum GivenUp {
+    /// Nobody has answered for long; what came last.
+    Unanswered(String),
+    /// It will never be reached; why.
+    Void(String),
+}
+
 /// Looks until the goal is reached, twice in a row: between two steps of the controller nothing may be on its way for a
-/// moment. Given up when nobody answers for so many seconds; then why.
+/// moment. Given up when nobody answers for so many seconds.
 pub async fn until(
     client: &Client,
     goal: &Goal,
     begun: ClusterAccount,
     patience: u64,
-) -> Result<ClusterAccount, String> {
+) -> Result<ClusterAccount, GivenUp> {
     let mut total = left(&begun);
     let bar = bar("shards", Some(total), Unit::Shards);
     let (mut reached, mut told) = (false, String::new());
@@ -107,7 +116,8 @@ pub async fn until(
             Ok(account) if account.epoch >= begun.epoch => {
                 answered = Instant::now();
                 if let Some(why) = goal.is_void(&account) {
-                    return Err(why);
+                    bar.finish_and_clear();
+                    return Err(GivenUp::Void(why));
                 }
                 if goal.is_reached(&account) && reached {
                     bar.finish_and_clear();
@@ -130,7 +140,7 @@ pub async fn until(
             Err(error) => error.to_string(),
         };
         if answered.elapsed() >= Duration::from_secs(patience) {
-            return Err(missed);
+            return Err(GivenUp::Unanswered(missed));
         }
     }
 }
