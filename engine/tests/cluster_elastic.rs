@@ -299,10 +299,9 @@ fn three_nodes_become_six_and_three_others_under_load() {
     run.findings.check(nodes == (4..=6).collect(), || format!("nodes {nodes:?} are left"));
     let whole = (begun, run.load.now());
     run.findings.period("all of it", &run.load, whole.0, whole.1);
-    for (moving, before, after) in [
-        ("three nodes join", "three nodes", "six nodes"),
-        ("three nodes leave", "six nodes", "three others"),
-    ] {
+    for (moving, before, after) in
+        [("three nodes join", "three nodes", "six nodes"), ("three nodes leave", "six nodes", "three others")]
+    {
         let beside = |quiet| run.findings.p99(moving) / run.findings.p99(quiet).max(0.001);
         let ratios = json!({"beside_before": beside(before), "beside_after": beside(after)});
         run.findings.note(&format!("p99_while_{}", moving.replace(' ', "_")), ratios);

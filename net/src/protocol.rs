@@ -314,7 +314,7 @@ pub enum Answer {
     /// To [`Op::Status`]: a JSON document.
     Status(Bytes),
     /// To an [`Op::Cluster`].
-    Cluster(ClusterAccount),
+    Cluster(Box<ClusterAccount>),
     /// To an [`AdminOp`] that changes something: it has begun.
     AdminAccepted(AdminAccepted),
     /// To [`AdminOp::Describe`].

@@ -128,7 +128,7 @@ impl Core {
         };
         let Some((origin, id)) = proposed.waiter else { return };
         let result = if self.map.epoch >= proposed.epoch {
-            Ok(Answer::Cluster(self.account()))
+            Ok(Answer::Cluster(Box::new(self.account())))
         } else {
             // Only one change is under way, so this is another leader's doing.
             Err(Refusal::Busy { retry_after_ms: 50 })
@@ -239,17 +239,17 @@ impl Core {
         }
         self.settle_change();
         if let ClusterOp::Map { epoch } = op {
-            return self.tell_map(*epoch).map(|account| Some(Answer::Cluster(account)));
+            return self.tell_map(*epoch).map(|account| Some(Answer::Cluster(Box::new(account))));
         }
         let what = self.wanted(op)?;
         if self.is_so(&what) {
-            return Ok(Some(Answer::Cluster(self.account())));
+            return Ok(Some(Answer::Cluster(Box::new(self.account()))));
         }
         let mut changed = self.map.clone();
         let change = Change { epoch: epoch + 1, what };
         change.apply(&mut changed).map_err(|error| Refusal::Conflict { why: error.to_string() })?;
         if !op.is_change() {
-            return Ok(Some(Answer::Cluster(self.foretell(changed))));
+            return Ok(Some(Answer::Cluster(Box::new(self.foretell(changed)))));
         }
         if self.control.under_way.is_some() {
             return Err(Refusal::Busy { retry_after_ms: 20 });

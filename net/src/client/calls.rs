@@ -206,7 +206,7 @@ pub(crate) fn change(shard: u32, op: AdminOp) -> Call<impl Read<AdminAccepted>> 
 pub(crate) fn cluster(op: ClusterOp) -> Call<impl Read<ClusterAccount>> {
     let is_change = op.is_change();
     let read = move |answer| match answer {
-        Answer::Cluster(account) => Ok(account),
+        Answer::Cluster(account) => Ok(*account),
         _ if is_change => Err(unexpected_write()),
         _ => Err(ClientError::UnexpectedAnswer),
     };

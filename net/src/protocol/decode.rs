@@ -325,7 +325,9 @@ fn answer(reply: &wire::Reply<'_>, payload: &mut Payload) -> Result<Answer, Deco
         return Ok(Answer::Counted { count: counted.count() });
     }
     match reply.answer_type() {
-        wire::Answer::ClusterAnswer => ClusterAccount::from_json(&payload.take_rest()).map(Answer::Cluster),
+        wire::Answer::ClusterAnswer => {
+            ClusterAccount::from_json(&payload.take_rest()).map(Box::new).map(Answer::Cluster)
+        }
         wire::Answer::StatusAnswer => Ok(Answer::Status(payload.take_rest())),
         other => Err(unknown("answer", other.0)),
     }

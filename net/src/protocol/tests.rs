@@ -182,7 +182,7 @@ fn answers() -> impl Strategy<Value = Answer> {
             .prop_map(|(index, outcomes)| Answer::Written { index, outcomes }),
         maps().prop_map(Answer::ClusterMap),
         blob().prop_map(Answer::Status),
-        accounts().prop_map(Answer::Cluster),
+        accounts().prop_map(Box::new).prop_map(Answer::Cluster),
         option::of(any::<(u64, u64)>()).prop_map(|it| Answer::AdminAccepted(AdminAccepted {
             index: it.map(|(index, _)| index),
             node: it.map(|(_, node)| node),

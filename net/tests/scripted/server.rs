@@ -232,7 +232,7 @@ impl Server {
             Op::Admin(op) => self.administrate(*op),
             Op::Cluster(_) => {
                 let account = ClusterAccount { epoch: 1, map: Some(self.map()), ..ClusterAccount::default() };
-                Ok(Answer::Cluster(account))
+                Ok(Answer::Cluster(Box::new(account)))
             }
             Op::Execute { program, consistency: Access::Write(_) } => {
                 let replies = Some(program.commands[0].args.concat().into());

@@ -20,7 +20,7 @@ fn operate(cluster: &mut Cluster, op: &ClusterOp) -> Result<ClusterAccount, Refu
             Err(Refusal::Busy { .. }) => {}
             answer => {
                 return answer.map(|answer| match answer {
-                    Answer::Cluster(account) => account,
+                    Answer::Cluster(account) => *account,
                     other => panic!("not an account: {other:?}"),
                 });
             }
