@@ -1,5 +1,6 @@
-//! How the controller and the map bear a large cluster: prints the size of the map, how long a decision takes, and how
-//! many steps a second it makes, with groups that do at once what they are told.
+//! How the controller and the map bear a large cluster: prints the size of the map, how long a decision takes, how many
+//! steps a second it makes, with groups that do at once what they are told, and what an epoch costs between nodes and on each,
+//! as the whole map and as a change of it.
 //!
 //! ```text
 //! cargo run --release --all-features --example controller_scale -- [NODES] [SHARDS] [STEPS]
@@ -8,11 +9,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use bytes::BytesMut;
 use engine::controller::{Controller, View};
-use engine::topology::{Change, Topology, What};
+use engine::core::{Core, CoreConfig, Event};
+use engine::topology::{self, Change, Place, Topology, What};
 use net::map::{ClusterMap, NodeInfo, ReplicaInfo, ShardInfo, ShardPlan, encode_map};
-use net::peer::ShardReport;
+use net::peer::{GroupBody, GroupMessage, MapChange, PeerEncoder, ShardReport};
 use raft::Nanos;
+use wal::{Recovered, Wal, WalConfig};
 
 const COPIES: u64 = 3;
 
@@ -45,6 +49,64 @@ fn main() {
         f64::from(u32::try_from(done).expect("few")) / second
     );
     println!("{} replicas were made", cluster.made);
+    let before = cluster.topology.map().clone();
+    let placed = before.shards[1].plan.placed.iter().rev().chain(&[1, 2, 3]).take(3).copied().collect();
+    let place = What::Place(vec![Place { shard: 1, nodes: placed, pinned: true }]);
+    let change = Change { epoch: before.epoch + 1, what: place };
+    cluster.change(change.what.clone());
+    travel(&before, &change, cluster.topology.map());
+}
+
+/// What it costs that a node hears of an epoch from another.
+fn travel(before: &ClusterMap, change: &Change, after: &ClusterMap) {
+    let begun = Instant::now();
+    let digest = topology::digest(before);
+    println!("the digest of the whole map takes {:?}", begun.elapsed());
+    let changes = vec![MapChange { digest, change: change.encode() }];
+    let bodies = [
+        ("the whole map", GroupBody::Map { map: encode_map(after) }),
+        ("its change", GroupBody::MapChanges(changes)),
+    ];
+    for (what, body) in bodies {
+        let message = GroupMessage { group: 0, from: 2, to: 1, term: 0, body };
+        let (mut frame, mut encoder) = (BytesMut::new(), PeerEncoder::new(1 << 20, u32::MAX));
+        encoder.messages(std::slice::from_ref(&message), &mut frame).expect("it fits a frame");
+        let mut core = core(before.clone());
+        core.handle(Event::Tick { now: Nanos::from_millis(1), wall_ms: 1 });
+        drop(core.settle());
+        let begun = Instant::now();
+        core.handle(Event::Peer { node: 2, core: 0, messages: vec![message] });
+        let took = begun.elapsed();
+        assert_eq!(core.known_map().epoch, after.epoch);
+        println!("an epoch as {what}: {} bytes on the wire, taken in {took:?}", frame.len());
+    }
+}
+
+/// The first core of a node that holds no replica.
+fn core(map: ClusterMap) -> Core {
+    let config = CoreConfig {
+        node: 1,
+        store: 0,
+        core: 0,
+        cores: 8,
+        raft: raft::Config::new(raft::NodeId(1)),
+        key_bytes_max: 1 << 10,
+        value_bytes_max: 1 << 20,
+        inflight_bytes_max: 1 << 20,
+        reads_bytes_max: 1 << 20,
+        request_timeout: Nanos::from_millis(1_000),
+        wal_retain_bytes: 1 << 30,
+        snapshot_interval: Nanos::ZERO,
+        snapshot_threshold_bytes: 0,
+        log_bytes_max: 1 << 30,
+        snapshots_sending_max: 2,
+        hibernate: true,
+        slow_write: Nanos::ZERO,
+        replace_after: Nanos::ZERO,
+        moves_max: 2,
+    };
+    let wal = Wal::new(WalConfig::new(1, 0), Recovered::empty(1));
+    Core::new(config, map, wal, Vec::new(), 1).expect("the configuration is valid")
 }
 
 fn node(id: u64) -> NodeInfo {

@@ -25,8 +25,11 @@ pub use recent::{Recent, Touched, decided, digest};
 
 /// Begins the payload of an entry that changes the map; no other kind of entry begins so.
 const TAG: u8 = 0xC8;
-/// Changes that are remembered, for those who ask for the map as it was.
-const HISTORY_MAX: usize = 1024;
+/// Changes that are remembered at least, for those who ask for the map as it was, and by which others the replicas of the
+/// meta shard make their maps when they start.
+const HISTORY_MIN: usize = 1024;
+/// Changes that are forgotten at a time: then the map before them is stored anew, whole.
+const FORGOTTEN_AT_ONCE: usize = 1024;
 
 /// One change of the map.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -290,16 +293,18 @@ pub struct Topology {
 }
 
 /// What a change makes of the remembered history.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Accepted {
-    /// The epoch whose change was forgotten, and is now part of the base.
-    pub forgotten: Option<u64>,
+    /// The epochs whose changes were forgotten, and are now part of the base.
+    pub forgotten: Vec<u64>,
 }
 
 impl Topology {
-    /// From its parts, as they were stored.
-    pub fn new(map: ClusterMap, base: ClusterMap, changes: VecDeque<Change>) -> Topology {
-        Topology { map: Arc::new(map), base: Arc::new(base), changes }
+    /// From its parts, as they were stored: the map before the changes that are remembered, and those.
+    pub fn new(base: ClusterMap, changes: VecDeque<Change>) -> Result<Topology, ChangeError> {
+        let mut map = base.clone();
+        changes.iter().try_for_each(|change| change.apply(&mut map))?;
+        Ok(Topology { map: Arc::new(map), base: Arc::new(base), changes })
     }
 
     /// The topology that a founding change makes.
@@ -335,11 +340,15 @@ impl Topology {
     pub fn apply(&mut self, change: &Change) -> Result<Accepted, ChangeError> {
         change.apply(Arc::make_mut(&mut self.map))?;
         self.changes.push_back(change.clone());
-        let forgotten = if self.changes.len() > HISTORY_MAX { self.changes.pop_front() } else { None };
-        if let Some(oldest) = &forgotten {
-            oldest.apply(Arc::make_mut(&mut self.base)).expect("it was applied before");
+        let mut forgotten = Vec::new();
+        if self.changes.len() >= HISTORY_MIN + FORGOTTEN_AT_ONCE {
+            let base = Arc::make_mut(&mut self.base);
+            for oldest in self.changes.drain(..FORGOTTEN_AT_ONCE) {
+                oldest.apply(base).expect("it was applied before");
+                forgotten.push(oldest.epoch);
+            }
         }
-        Ok(Accepted { forgotten: forgotten.map(|change| change.epoch) })
+        Ok(Accepted { forgotten })
     }
 }
 

@@ -122,10 +122,6 @@ impl Core {
         }
         let mut shards = touched.shards.clone();
         for node in &touched.nodes {
-            if self.map.node(*node).is_none() {
-                let gone = |replica: &ReplicaInfo| replica.node == *node;
-                self.map.shards.iter_mut().for_each(|shard| shard.replicas.retain(|it| !gone(it)));
-            }
             // Reports may have named it before the map did.
             let names = |report: &&ShardReport| {
                 report.leader == *node || report.voters.contains(node) || report.learners.contains(node)

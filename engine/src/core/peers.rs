@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use net::map::ClusterMap;
+use net::map::{ClusterMap, ShardInfo};
 use net::peer::{GroupBody, GroupMessage};
 use raft::{Message, MessageBody, Nanos, NodeId, StepError};
 
@@ -54,13 +54,20 @@ impl Outbox {
         let mut former: BTreeMap<(u64, u32), Link> =
             former.into_iter().map(|link| ((link.node, link.core), link)).collect();
         self.nodes.clear();
+        // By the number of the other node's cores, for most have as many.
+        let mut shared: BTreeMap<u32, Vec<bool>> = BTreeMap::new();
         for node in map.nodes.iter().filter(|node| node.id != this_node) {
             self.nodes.push((node.id, node.cores, self.links.len()));
+            let shared = shared.entry(node.cores).or_insert_with(|| {
+                let mut shared = vec![false; usize_of(node.cores)];
+                let here = |shard: &&ShardInfo| placement::core_of(shard.id, this_cores) == this_core;
+                for shard in map.shards.iter().filter(here) {
+                    shared[usize_of(placement::core_of(shard.id, node.cores))] = true;
+                }
+                shared
+            });
             for core in 0..node.cores {
-                let shares_shards = map.shards.iter().any(|shard| {
-                    placement::core_of(shard.id, this_cores) == this_core
-                        && placement::core_of(shard.id, node.cores) == core
-                });
+                let shares_shards = shared[usize_of(core)];
                 let zero = Nanos::ZERO;
                 let parcel = Parcel::new();
                 let new = Link {

@@ -3,6 +3,7 @@
 mod division;
 mod programs;
 mod reference;
+mod topology;
 
 use raft::{ConfChange, ConfChangeStep, NodeId};
 

@@ -1,9 +1,12 @@
 //! The cluster map among the records of the meta shard's state machine.
 //!
 //! ```text
-//! META 't' 'm'            the map                META 't' 'b'    the map before the changes that are remembered
+//! META 't' 'b'            the map before the changes that are remembered
 //! META 't' 'c' epoch u64  a change, big-endian so that they lie in order
+//! META 't' 'm'            the map itself: of former versions, which wrote it with every change; nobody reads it
 //! ```
+//!
+//! So a change costs what it is long; some thousand changes are applied when a replica starts.
 
 use std::collections::VecDeque;
 
@@ -36,16 +39,12 @@ pub(super) type Records = Vec<(Vec<u8>, Option<Bytes>)>;
 pub(super) fn load(
     engine: &dyn StorageEngine,
 ) -> Result<Result<Option<Topology>, TopologyCorrupt>, StoreError> {
-    let map = |key: &[u8]| match engine.get(key, ReadTier::All)? {
-        Lookup::Found(record) => Ok(Some(decode_map(&record))),
-        Lookup::Missing => Ok(None),
+    let base = match engine.get(&BASE_KEY, ReadTier::All)? {
+        Lookup::Found(record) => decode_map(&record),
+        Lookup::Missing => return Ok(Ok(None)),
         Lookup::NotInMemory => unreachable!("a read of every tier answers"),
     };
-    let (now, base) = match (map(&MAP_KEY)?, map(&BASE_KEY)?) {
-        (None, None) => return Ok(Ok(None)),
-        (Some(Ok(now)), Some(Ok(base))) => (now, base),
-        _ => return Ok(Err(TopologyCorrupt { what: "the cluster map" })),
-    };
+    let Ok(base) = base else { return Ok(Err(TopologyCorrupt { what: "the cluster map" })) };
     let mut changes = VecDeque::new();
     let mut start = CHANGE_KIND.to_vec();
     loop {
@@ -61,28 +60,24 @@ pub(super) fn load(
             break;
         }
     }
-    let whole = base.epoch + u64::try_from(changes.len()).expect("they are few") == now.epoch;
-    match whole {
-        true => Ok(Ok(Some(Topology::new(now, base, changes)))),
-        false => Ok(Err(TopologyCorrupt { what: "the changes of the cluster map" })),
-    }
+    let topology = Topology::new(base, changes);
+    Ok(topology.map(Some).map_err(|_| TopologyCorrupt { what: "the changes of the cluster map" }))
 }
 
 /// Applies a change, if it fits, and adds what is to be stored to `records`. Tells whether it did.
 pub(super) fn apply(topology: &mut Option<Topology>, change: &Change, records: &mut Records) -> bool {
     let Some(known) = topology else {
         let Some(founded) = Topology::found(change) else { return false };
-        records.push((MAP_KEY.to_vec(), Some(encode_map(founded.map()))));
         records.push((BASE_KEY.to_vec(), Some(encode_map(founded.base()))));
         *topology = Some(founded);
         return true;
     };
     let Ok(accepted) = known.apply(change) else { return false };
-    records.push((MAP_KEY.to_vec(), Some(encode_map(known.map()))));
     records.push((change_key(change.epoch), Some(change.encode())));
-    if let Some(forgotten) = accepted.forgotten {
-        records.push((change_key(forgotten), None));
+    if !accepted.forgotten.is_empty() {
+        records.extend(accepted.forgotten.into_iter().map(|epoch| (change_key(epoch), None)));
         records.push((BASE_KEY.to_vec(), Some(encode_map(known.base()))));
+        records.push((MAP_KEY.to_vec(), None));
     }
     true
 }

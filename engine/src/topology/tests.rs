@@ -184,14 +184,17 @@ fn a_split_keeps_every_slot_owned_once() {
 fn the_map_is_known_as_it_was_within_what_is_remembered() {
     let mut topology = begun();
     let mut maps = vec![(**topology.map()).clone()];
-    for step in 0..HISTORY_MAX + 10 {
+    for step in 0..HISTORY_MIN + FORGOTTEN_AT_ONCE + 10 {
         let nodes = if step.is_multiple_of(2) { [1, 2, 3] } else { [3, 2, 1] };
         after(&mut topology, placed(1, &nodes)).unwrap();
         maps.push((**topology.map()).clone());
     }
-    for map in &maps[10..] {
+    let last = maps.last().unwrap().epoch;
+    for map in maps[FORGOTTEN_AT_ONCE..].iter().step_by(31).chain([maps.last().unwrap()]) {
         assert_eq!(topology.at(map.epoch).as_ref(), Some(map));
     }
-    assert_eq!((topology.at(10), topology.at(maps.last().unwrap().epoch + 1)), (None, None));
-    assert_eq!(topology.base().epoch, 11);
+    let base = topology.base().epoch;
+    assert_eq!(base, 1 + u64::try_from(FORGOTTEN_AT_ONCE).unwrap());
+    assert_eq!((topology.at(base - 1), topology.at(last + 1)), (None, None));
+    assert_eq!(Topology::new(topology.base().clone(), topology.changes.clone()), Ok(topology));
 }
