@@ -44,6 +44,8 @@ pub enum Chaos {
     Members,
     /// An operator changes the cluster: its nodes, or where a shard is.
     Operator,
+    /// An operator has a shard cut in two.
+    Split,
     /// A node asks to be taken in.
     Join(usize),
     /// An administrator moves a leadership.
@@ -64,11 +66,11 @@ impl World {
     pub(super) fn begin_chaos(&mut self) {
         use Chaos::{
             Crash, Flush, FullDisk, Jump, Lull, Maintain, Members, Operator, Partition, Pause, SlowDisk,
-            Transfer,
+            Split, Transfer,
         };
         let all = [
             Crash, Partition, SlowDisk, FullDisk, Jump, Pause, Flush, Members, Transfer, Maintain, Lull,
-            Operator,
+            Operator, Split,
         ];
         for chaos in all {
             self.plan_next(chaos);
@@ -88,6 +90,7 @@ impl World {
             Chaos::Flush => plan.store.flush,
             Chaos::Members => plan.members.change,
             Chaos::Operator => plan.members.operator,
+            Chaos::Split => plan.members.split,
             Chaos::Transfer => plan.members.transfer,
             Chaos::Maintain => plan.members.maintain,
             Chaos::Lull => plan.workload.lull,
@@ -105,7 +108,11 @@ impl World {
     fn plan_next(&mut self, chaos: Chaos) {
         let interval = self.interval(&chaos);
         if interval > 0 {
-            let delay = self.streams.crash.around(interval);
+            let stream = match chaos {
+                Chaos::Split => &mut self.streams.splits,
+                _ => &mut self.streams.crash,
+            };
+            let delay = stream.around(interval);
             self.after(delay, Happening::Chaos(chaos));
         }
     }
@@ -132,19 +139,7 @@ impl World {
                     self.network.cut(*from, *to, false);
                 }
             }
-            Chaos::SlowDisk => {
-                let (node, core) = self.some_core();
-                let factor = self.streams.crash.between(2, self.setup.plan.disk.slow_factor.max(2));
-                note!(
-                    self.now,
-                    self.nodes[node].id,
-                    u32::try_from(core).expect("few"),
-                    "slow disk",
-                    by = factor
-                );
-                self.nodes[node].cores[core].disk.set_slow(factor);
-                self.ends_after(2_000 * MS, Chaos::FastDisk(node, core));
-            }
+            Chaos::SlowDisk => self.slow_disk(),
             Chaos::FastDisk(node, core) => self.nodes[*node].cores[*core].disk.set_slow(1),
             Chaos::FullDisk => {
                 let (node, core) = self.some_core();
@@ -163,6 +158,7 @@ impl World {
             Chaos::Flush => self.flush_some(),
             Chaos::Members => self.change_members(),
             Chaos::Operator => self.operate_somehow(),
+            Chaos::Split => self.split_some_shard(),
             Chaos::Join(node) => return self.join(*node),
             Chaos::Transfer => {
                 let node = self.streams.members.coin().then(|| self.some_node_id());
@@ -180,6 +176,14 @@ impl World {
         }
         self.plan_next(chaos);
         Ok(())
+    }
+
+    fn slow_disk(&mut self) {
+        let (node, core) = self.some_core();
+        let factor = self.streams.crash.between(2, self.setup.plan.disk.slow_factor.max(2));
+        note!(self.now, self.nodes[node].id, u32::try_from(core).expect("few"), "slow disk", by = factor);
+        self.nodes[node].cores[core].disk.set_slow(factor);
+        self.ends_after(2_000 * MS, Chaos::FastDisk(node, core));
     }
 
     fn ends_after(&mut self, mean: u64, end: Chaos) {

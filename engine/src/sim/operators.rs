@@ -95,6 +95,15 @@ impl World {
         self.operate(op);
     }
 
+    /// An operator has a shard cut in two.
+    pub(super) fn split_some_shard(&mut self) {
+        let shards = self.oracle.shards();
+        if shards <= self.setup.plan.shards + SPLITS_MAX {
+            let shard = 1 + u32::try_from(self.streams.splits.below(u64::from(shards) - 1)).expect("few");
+            self.operate(ClusterOp::Split { shard, at: None, dry_run: false });
+        }
+    }
+
     /// Asks the leader of the meta shard for something.
     fn operate(&mut self, op: ClusterOp) {
         let Some(node) = self.leader_of(META_SHARD).filter(|node| self.nodes[*node].up) else { return };

@@ -176,6 +176,8 @@ pub struct Members {
     pub change: u64,
     /// Between two changes of the cluster: nodes that leave, shards that are put somewhere.
     pub operator: u64,
+    /// Between two shards that are cut in two.
+    pub split: u64,
     /// Nodes that join later.
     pub joiners: u64,
     /// Silence after which a node is replaced by others; 0 for never.
@@ -217,6 +219,7 @@ impl Plan {
             members: Members {
                 change: on(rng, 500_000, SECOND, 12 * SECOND),
                 operator: on(cluster, 300_000, SECOND, 10 * SECOND),
+                split: on(&mut Rng::new(seed, "splits"), 500_000, SECOND, 12 * SECOND),
                 joiners: *cluster.pick(&[0, 0, 0, 1, 2, 3]),
                 replace_after: on(cluster, 300_000, 2 * SECOND, 10 * SECOND),
                 moves_max: *cluster.pick(&[1, 2, 4]),

@@ -76,6 +76,8 @@ pub struct Streams {
     pub crash: Rng,
     /// Administrators.
     pub members: Rng,
+    /// Shards that are cut in two.
+    pub splits: Rng,
 }
 
 /// A whole cluster and its clients.
@@ -116,6 +118,7 @@ impl World {
             disk: stream("disk"),
             crash: stream("crash"),
             members: stream("members"),
+            splits: stream("split"),
         };
         let nodes: Vec<Node> = (1..=plan.nodes + plan.members.joiners)
             .map(|id| Node::new(id, &plan, &mut streams.clock, &mut streams.disk))
