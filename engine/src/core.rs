@@ -55,7 +55,9 @@ pub(crate) use apply::machine_entry;
 pub use apply::{Applied, ApplyBatch};
 pub(crate) use division::{Hold, Proposal};
 pub use division::{Kin, Opened};
-pub use effect::{Effect, Engine, Installed, MapNews, ReceivedSnapshot, SnapshotOffer, TakenSnapshot};
+pub use effect::{
+    Effect, Engine, Installed, MapNews, ReceivedSnapshot, SnapshotOffer, TakenSnapshot, Transfer,
+};
 pub use event::{Event, Origin};
 pub(crate) use snapshots::Incoming;
 pub use stages::{BUCKETS, Durations, Stages};
@@ -304,7 +306,7 @@ impl Core {
             Event::Applied(applied) => self.on_applied(applied),
             Event::Read(done) => self.effects.push(Effect::Reply { origin: done.origin, reply: done.reply }),
             Event::Durable { replica, index } => self.on_durable(replica, index),
-            Event::SnapshotSent { replica, to, sent } => self.on_snapshot_sent(replica, to, sent),
+            Event::SnapshotSent { replica, to, outcome } => self.on_snapshot_sent(replica, to, outcome),
             Event::SnapshotReceived { from, to, term, snapshot } => {
                 self.on_snapshot_received(from, to, term, snapshot);
             }

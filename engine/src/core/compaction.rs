@@ -5,7 +5,8 @@
 //! far as its bounds allow, what a replica may still lack:
 //!
 //! - a shard's log over `log_bytes_max` waits for nobody: about half of that is kept, and a replica that needs more gets
-//!   a snapshot. While one is being sent the log may grow further, or the follower would need another one at once;
+//!   a snapshot. From when one is being sent until the follower follows from the log this may grow further, or the
+//!   follower would need one snapshot after the other;
 //! - a core's log over `wal_retain_bytes` lets go of its oldest segment: the state machine whose entries keep it is
 //!   flushed, and the entries are dropped here, agreed or not.
 //!
@@ -29,7 +30,7 @@ const ROUND_TICKS: u32 = 5;
 const COMPACTION_ENTRIES_MIN: u64 = 256;
 /// And of a log that may hold few entries, counted at this size, as many as it may hold.
 const ENTRY_BYTES: u64 = 512;
-/// By how much the bounds grow while a snapshot of the shard is being sent.
+/// By how much the bounds grow while a follower is brought back to the log by a snapshot.
 const SENDING_FACTOR: u64 = 4;
 /// Pause between two durability queries of a replica; doubled while they tell nothing new.
 const QUERY_PAUSE_MIN: Nanos = Nanos::from_millis(250);
@@ -92,15 +93,26 @@ impl Core {
         if bytes <= most {
             return Index::ZERO;
         }
+        drop(wal);
+        self.kept_from(replica)
+    }
+
+    /// Up to where a log may be dropped so that about half of its bound is kept: whoever has more than that follows from
+    /// the log for a while.
+    pub(super) fn kept_from(&self, replica: &Replica) -> Index {
+        let wal = self.wal.borrow();
+        let (bytes, kept) = (wal.stream_bytes(replica.stream), self.config.log_bytes_max / 2);
+        if bytes <= kept {
+            return Index::ZERO;
+        }
         let (first, last) = (wal.first_index(replica.stream), wal.last_index(replica.stream));
-        // Entries of one shard are much alike: keep as many as take half of the bound.
-        let entries = u128::from(last + 1 - first);
-        let kept = entries * u128::from(self.config.log_bytes_max / 2) / u128::from(bytes);
-        Index(last - u64::try_from(kept).expect("a part of what there is"))
+        // Entries of one shard are much alike.
+        let entries = u128::from(last + 1 - first) * u128::from(kept) / u128::from(bytes);
+        Index(last - u64::try_from(entries).expect("a part of what there is"))
     }
 
     fn sending_factor(&self, replica: ReplicaId) -> u64 {
-        if self.sending.is_for(replica) { SENDING_FACTOR } else { 1 }
+        if self.sending.is_awaited(replica, self.now) { SENDING_FACTOR } else { 1 }
     }
 
     /// Drops what all agreed to drop and this state machine holds durably.

@@ -48,6 +48,17 @@ impl MapNews {
     }
 }
 
+/// How sending a snapshot ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transfer {
+    /// The follower has all of it.
+    Complete,
+    /// The follower took a part of it, and can be sent the rest.
+    Broken,
+    /// The follower was not reached, or did not want it, or not as it was.
+    Refused,
+}
+
 /// A snapshot that a leader owes a follower.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SnapshotOffer {

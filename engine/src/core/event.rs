@@ -8,7 +8,7 @@ use wal::{BatchId, SegmentTask};
 
 use super::{
     Applied, ConnectionId, CoreStatus, Engine, Installed, Kin, MapNews, Opened, ReadDone, ReceivedSnapshot,
-    ReplicaId, TakenSnapshot,
+    ReplicaId, TakenSnapshot, Transfer,
 };
 
 /// One thing that happened.
@@ -95,8 +95,8 @@ pub enum Event {
         replica: ReplicaId,
         /// Raft id of the follower's replica.
         to: u64,
-        /// Whether the follower has all of it.
-        sent: bool,
+        /// How that ended.
+        outcome: Transfer,
     },
     /// A snapshot from a leader is complete and verified on this node's disk.
     SnapshotReceived {

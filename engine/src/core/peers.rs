@@ -262,6 +262,7 @@ impl Core {
     /// A node cannot be reached, or did not get all that was sent: every group falls back to probing it.
     pub(super) fn on_peer_linked(&mut self, node: u64, vote_hold: Nanos) {
         self.greet(node);
+        self.sending.on_peer_linked(node, self.now);
         if self.vote_holds.insert(node, vote_hold) == Some(vote_hold) {
             return;
         }

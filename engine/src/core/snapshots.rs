@@ -2,7 +2,7 @@
 //! install, and those taken for later.
 //!
 //! ```text
-//!   leader    Ready.snapshots_needed ─▶ queue ─▶ SendSnapshot ─▶ SnapshotSent ─▶ report_snapshot
+//!   leader    Ready.snapshots_needed ─▶ queue ─▶ SendSnapshot ─▶ SnapshotSent ─▶ report_snapshot ─▶ it follows
 //!   follower  SnapshotReceived ─▶ step ─▶ Ready.snapshot ─▶ apply queue empty ─▶ InstallSnapshot
 //!               ─▶ SnapshotInstalled ─▶ log reset ─▶ on_snapshot_installed
 //! ```
@@ -14,39 +14,93 @@
 //! - while a snapshot is being installed, nothing of the replica is being applied, and it hands out no entries to apply;
 //! - a snapshot that was received is installed or dropped, never forgotten.
 
-use std::collections::VecDeque;
-
 use raft::mutation::{self, Mutation};
 use raft::{Index, Message, MessageBody, Nanos, NodeId, PeerState, PeerStatus, SnapshotMeta};
 
 use super::effect::Engine;
-use super::{Core, Effect, Installed, ReceivedSnapshot, ReplicaId, SnapshotOffer, TakenSnapshot, usize_of};
+use super::{
+    Core, Effect, Installed, ReceivedSnapshot, ReplicaId, SnapshotOffer, TakenSnapshot, Transfer, usize_of,
+};
 use crate::{placement, replica_id};
 
-/// Snapshots owed to followers, each follower once.
+/// Pause before a snapshot that could not be sent is tried again; doubled while the follower takes nothing.
+const RETRY_PAUSE_MIN: Nanos = Nanos::from_millis(1_000);
+const RETRY_PAUSE_MAX: Nanos = Nanos::from_millis(60_000);
+/// For how long the log waits for a follower that was sent a snapshot, or a part of one, and does not get on.
+const PATIENCE: Nanos = Nanos::from_millis(300_000);
+
+/// Snapshots owed to followers, each follower once, in the order in which they are to be sent.
 #[derive(Default)]
 pub(super) struct Sending {
-    waiting: VecDeque<(ReplicaId, NodeId)>,
-    under_way: Vec<(ReplicaId, NodeId)>,
-    /// Those that were not sent, and when Raft hears of it.
-    failed: Vec<(ReplicaId, NodeId, Nanos)>,
+    debts: Vec<Debt>,
 }
 
-/// Pause before a snapshot that could not be sent is tried again.
-const RETRY_PAUSE: Nanos = Nanos::from_millis(1_000);
+/// A follower that is being brought back to where the log goes on from. Forgotten when it follows from the log.
+struct Debt {
+    replica: ReplicaId,
+    to: NodeId,
+    stage: Stage,
+    pause: Nanos,
+    /// Until then the log waits for it, whatever the stage: what it has of a snapshot is to be of use.
+    awaited_until: Nanos,
+    /// How far it was when that was last set.
+    matched: Index,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Waiting,
+    UnderWay,
+    /// It was not sent, and Raft hears of it then.
+    Failed(Nanos),
+    /// Raft has heard how it ended, and asks again if need be.
+    Told,
+}
+
+impl Debt {
+    fn is_of(&self, replica: ReplicaId, to: NodeId) -> bool {
+        (self.replica, self.to) == (replica, to)
+    }
+}
 
 impl Sending {
     fn owe(&mut self, replica: ReplicaId, to: NodeId) {
-        let debt = (replica, to);
-        let failed = self.failed.iter().any(|(replica, to, _)| (*replica, *to) == debt);
-        if !failed && !self.waiting.contains(&debt) && !self.under_way.contains(&debt) {
-            self.waiting.push_back(debt);
-        }
+        let debt = match self.debts.iter().position(|debt| debt.is_of(replica, to)) {
+            Some(position) if self.debts[position].stage != Stage::Told => return,
+            // Behind those that wait already.
+            Some(position) => Debt { stage: Stage::Waiting, ..self.debts.remove(position) },
+            None => Debt {
+                replica,
+                to,
+                stage: Stage::Waiting,
+                pause: RETRY_PAUSE_MIN,
+                awaited_until: Nanos::ZERO,
+                matched: Index::ZERO,
+            },
+        };
+        self.debts.push(debt);
     }
 
     /// Whether a follower of this replica is being sent a snapshot, or soon will be.
     pub fn is_for(&self, replica: ReplicaId) -> bool {
-        self.waiting.iter().chain(&self.under_way).any(|(owing, _)| *owing == replica)
+        let mut own = self.debts.iter().filter(|debt| debt.replica == replica);
+        own.any(|debt| matches!(debt.stage, Stage::Waiting | Stage::UnderWay))
+    }
+
+    /// Whether the log of this replica waits for a follower that is being sent a snapshot, or was sent one and does not
+    /// follow yet.
+    pub fn is_awaited(&self, replica: ReplicaId, now: Nanos) -> bool {
+        let mut own = self.debts.iter().filter(|debt| debt.replica == replica);
+        self.is_for(replica) || own.any(|debt| now < debt.awaited_until)
+    }
+
+    /// A node is there again: what it did not take may be tried at once.
+    pub fn on_peer_linked(&mut self, node: u64, now: Nanos) {
+        for debt in self.debts.iter_mut().filter(|debt| replica_id::node_of(debt.to.0) == node) {
+            if let Stage::Failed(due) = &mut debt.stage {
+                (*due, debt.pause) = ((*due).min(now), RETRY_PAUSE_MIN);
+            }
+        }
     }
 }
 
@@ -82,8 +136,17 @@ impl Core {
     }
 
     fn send_snapshots(&mut self) {
-        while self.sending.under_way.len() < self.config.snapshots_sending_max {
-            let Some((id, to)) = self.sending.waiting.pop_front() else { return };
+        let under_way = self.sending.debts.iter().filter(|debt| debt.stage == Stage::UnderWay).count();
+        let mut room = self.config.snapshots_sending_max.saturating_sub(under_way);
+        for position in 0..self.sending.debts.len() {
+            let Debt { replica: id, to, stage, .. } = self.sending.debts[position];
+            if room == 0 {
+                return;
+            }
+            if stage != Stage::Waiting {
+                continue;
+            }
+            self.sending.debts[position].stage = Stage::Told;
             let Some(shard) = self.current(id) else { continue };
             let replica = self.replicas[usize_of(shard)].as_ref().expect("hosted here");
             let node = replica_id::node_of(to.0);
@@ -101,22 +164,33 @@ impl Core {
                 index_min: self.wal.borrow().first_index(replica.stream) - 1,
             };
             tracing::info!(shard, node, index_min = offer.index_min, "sending a snapshot");
-            self.sending.under_way.push((id, to));
+            self.sending.debts[position].stage = Stage::UnderWay;
+            room -= 1;
             let engine = Engine(replica.engine.clone());
             self.effects.push(Effect::SendSnapshot { replica: id, engine, offer });
         }
     }
 
     /// A snapshot reached its follower, or did not.
-    pub(super) fn on_snapshot_sent(&mut self, id: ReplicaId, to: u64, sent: bool) {
-        let to = NodeId(to);
-        self.sending.under_way.retain(|debt| *debt != (id, to));
-        if let Some(shard) = self.current(id) {
-            match sent {
-                true => self.report_snapshot(shard, to, true),
-                // Raft asks again at once: not before what stood in the way may have passed.
-                false => self.sending.failed.push((id, to, self.now.saturating_add(RETRY_PAUSE))),
+    pub(super) fn on_snapshot_sent(&mut self, id: ReplicaId, to: u64, outcome: Transfer) {
+        let (to, now) = (NodeId(to), self.now);
+        if let Some(debt) = self.sending.debts.iter_mut().find(|debt| debt.is_of(id, to)) {
+            if outcome != Transfer::Refused {
+                (debt.pause, debt.awaited_until) = (RETRY_PAUSE_MIN, now.saturating_add(PATIENCE));
             }
+            // Raft asks again at once: not before what stood in the way may have passed.
+            debt.stage = match outcome {
+                Transfer::Complete => Stage::Told,
+                Transfer::Broken | Transfer::Refused => Stage::Failed(now.saturating_add(debt.pause)),
+            };
+            if outcome == Transfer::Refused {
+                debt.pause = Nanos(debt.pause.0 * 2).min(RETRY_PAUSE_MAX);
+            }
+        }
+        if outcome == Transfer::Complete
+            && let Some(shard) = self.current(id)
+        {
+            self.report_snapshot(shard, to, true);
         }
         self.send_snapshots();
     }
@@ -127,14 +201,44 @@ impl Core {
         self.touch(shard);
     }
 
-    /// Lets snapshots that were not sent be asked for again.
+    /// Lets snapshots that were not sent be asked for again, and forgets the followers that follow.
     pub(super) fn tick_snapshots(&mut self) {
         let now = self.now;
-        while let Some(position) = self.sending.failed.iter().position(|(.., due)| *due <= now) {
-            let (id, to, _) = self.sending.failed.swap_remove(position);
-            if let Some(shard) = self.current(id) {
-                self.report_snapshot(shard, to, false);
+        for position in (0..self.sending.debts.len()).rev() {
+            let Debt { replica: id, to, stage, .. } = self.sending.debts[position];
+            match stage {
+                Stage::Waiting | Stage::UnderWay => {}
+                Stage::Failed(due) if now < due => {}
+                Stage::Failed(_) => {
+                    self.sending.debts[position].stage = Stage::Told;
+                    if let Some(shard) = self.current(id) {
+                        self.report_snapshot(shard, to, false);
+                    }
+                }
+                Stage::Told => self.settle_debt(position),
             }
+        }
+    }
+
+    /// Forgets a follower that needs no snapshot any more; waits on for one that gets on.
+    fn settle_debt(&mut self, position: usize) {
+        let now = self.now;
+        let Debt { replica: id, to, .. } = self.sending.debts[position];
+        let replica = self.current(id).and_then(|shard| self.replicas[usize_of(shard)].as_ref());
+        let leader = replica.filter(|replica| replica.raft.is_leader());
+        let peer = leader
+            .and_then(|leader| leader.raft.peers().find(|peer| peer.node == to).map(|peer| (leader, peer)));
+        let Some((leader, peer)) = peer else {
+            self.sending.debts.remove(position);
+            return;
+        };
+        if peer.state == PeerState::Replicate && peer.match_index >= self.kept_from(leader) {
+            self.sending.debts.remove(position);
+            return;
+        }
+        let debt = &mut self.sending.debts[position];
+        if peer.match_index > debt.matched && now < debt.awaited_until {
+            (debt.matched, debt.awaited_until) = (peer.match_index, now.saturating_add(PATIENCE));
         }
     }
 

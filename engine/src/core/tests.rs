@@ -8,6 +8,7 @@ mod members;
 mod operators;
 mod programs;
 mod quiet;
+mod snapshots;
 
 use bytes::Bytes;
 use net::protocol::{

@@ -28,7 +28,7 @@ use raft::Index;
 
 use super::{Driver, greet};
 use crate::convert;
-use crate::core::{Engine, Event, ReceivedSnapshot, ReplicaId, SnapshotOffer};
+use crate::core::{Engine, Event, ReceivedSnapshot, ReplicaId, SnapshotOffer, Transfer};
 use crate::host::background;
 use crate::replica_id;
 use crate::store::snapshot::{Library, Manifest, PinnedSnapshot};
@@ -60,6 +60,18 @@ struct Transferred {
     resumed_bytes: u64,
 }
 
+/// Why a snapshot was not sent.
+struct NotSent {
+    why: String,
+    outcome: Transfer,
+}
+
+impl<T: Into<String>> From<T> for NotSent {
+    fn from(why: T) -> NotSent {
+        NotSent { why: why.into(), outcome: Transfer::Refused }
+    }
+}
+
 // ---- Sending ----------------------------------------------------------------------------------------------------
 
 impl Driver {
@@ -86,12 +98,13 @@ impl Driver {
                 seconds = begun.elapsed().as_secs_f64(),
                 "sent a snapshot"
             ),
-            Err(why) => tracing::warn!(shard, node, to, why, "a snapshot was not sent"),
+            Err(NotSent { why, .. }) => tracing::warn!(shard, node, to, why, "a snapshot was not sent"),
         }
-        self.inbox.push(Event::SnapshotSent { replica, to, sent: result.is_ok() });
+        let outcome = result.map_or_else(|not| not.outcome, |_| Transfer::Complete);
+        self.inbox.push(Event::SnapshotSent { replica, to, outcome });
     }
 
-    async fn send(&self, engine: Engine, offer: SnapshotOffer) -> Result<Transferred, String> {
+    async fn send(&self, engine: Engine, offer: SnapshotOffer) -> Result<Transferred, NotSent> {
         let (_, library) = self.store.libraries().get(offer.shard).ok_or("the replica is gone")?;
         let founders = self.map.founders(offer.shard);
         let (manifests, manifest) = flume::bounded(1);
@@ -137,9 +150,9 @@ impl Driver {
             }
             Ok(SnapshotEnd { result: Err(why) }) => {
                 let _ = doubt.send(());
-                Err(format!("the receiver: {why}"))
+                Err(format!("the receiver: {why}").into())
             }
-            Err(why) => Err(streamed.err().unwrap_or(why)),
+            Err(why) => Err(NotSent { why: streamed.err().unwrap_or(why), outcome: Transfer::Broken }),
         }
     }
 

@@ -19,7 +19,7 @@ use super::world::{Happening, Place, World};
 use crate::convert;
 use crate::core::{
     ApplyBatch, Effect, Event, Installed, MapNews, Opened, Origin, ReadTask, ReceivedSnapshot, ReplicaId,
-    SnapshotOffer, TakenSnapshot,
+    SnapshotOffer, TakenSnapshot, Transfer,
 };
 use crate::machine::{Cut, division};
 use crate::placement;
@@ -456,7 +456,9 @@ impl World {
                 let (fastest, slowest) = self.setup.plan.store.transfer;
                 self.task(place, fastest, slowest, Task::Arrive { replica, offer, image });
             }
-            None => self.push(place, Event::SnapshotSent { replica, to: offer.to, sent: false }),
+            None => {
+                self.push(place, Event::SnapshotSent { replica, to: offer.to, outcome: Transfer::Refused })
+            }
         }
         Ok(())
     }
@@ -476,7 +478,12 @@ impl World {
             self.push(receiver, event);
         }
         if self.is_current(place) {
-            self.push(place, Event::SnapshotSent { replica, to: offer.to, sent: arrives });
+            let outcome = match arrives {
+                true => Transfer::Complete,
+                false if fails => Transfer::Broken,
+                false => Transfer::Refused,
+            };
+            self.push(place, Event::SnapshotSent { replica, to: offer.to, outcome });
         }
     }
 

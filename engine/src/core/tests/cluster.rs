@@ -15,7 +15,7 @@ use wal::{Recovered, Wal, WalConfig};
 use crate::config::Config;
 use crate::core::{
     ConnectionId, Core, CoreConfig, Effect, Event, Installed, Opened, Origin, ReceivedSnapshot, ReplicaId,
-    ReplicaSeed, ShardStatus, SnapshotOffer, TakenSnapshot,
+    ReplicaSeed, ShardStatus, SnapshotOffer, TakenSnapshot, Transfer,
 };
 use crate::machine::{Cut, Machine, division};
 use crate::placement;
@@ -85,6 +85,10 @@ pub struct Cluster {
     pub mute: Option<u32>,
     /// Messages delivered that are more than signs of life.
     pub messages: u64,
+    /// Whether snapshots wait for a test to send them, rather than leave at once.
+    pub holds_offers: bool,
+    /// Those that wait, each with the node that owes it.
+    pub held_offers: Vec<(u64, ReplicaId, SnapshotOffer)>,
 }
 
 fn config(settings: &Settings) -> Config {
@@ -317,7 +321,16 @@ impl Cluster {
 
     pub fn idle(settings: Settings) -> Cluster {
         let nodes = (1..=settings.nodes).map(|id| Node::new(id, settings, replica_id::FOUNDING)).collect();
-        Cluster { nodes, now: Nanos(0), next_request: 1, cut: Vec::new(), mute: None, messages: 0 }
+        Cluster {
+            nodes,
+            now: Nanos(0),
+            next_request: 1,
+            cut: Vec::new(),
+            mute: None,
+            messages: 0,
+            holds_offers: false,
+            held_offers: Vec::new(),
+        }
     }
 
     /// A node loses its disk and begins anew, with replicas of another generation.
@@ -354,17 +367,30 @@ impl Cluster {
         }
         for (replica, offer) in offers {
             let reachable = !self.cut.contains(&from) && !self.cut.contains(&offer.node);
-            if reachable {
-                let (meta, place) = self.nodes[position].checkpoint(replica);
-                assert!(meta.index.0 >= offer.index_min, "a snapshot that the log goes on from");
-                let snapshot = ReceivedSnapshot { shard: offer.shard, meta, place };
-                let (from, to, term) = (offer.from, offer.to, offer.term);
-                self.node(offer.node).events.push_back(Event::SnapshotReceived { from, to, term, snapshot });
+            if self.holds_offers {
+                self.held_offers.push((from, replica, offer));
+            } else if reachable {
+                self.send_snapshot(from, replica, offer);
+            } else {
+                self.end_transfer(from, replica, offer, Transfer::Refused);
             }
-            let sent = Event::SnapshotSent { replica, to: offer.to, sent: reachable };
-            self.nodes[position].events.push_back(sent);
         }
         moved
+    }
+
+    /// A snapshot reaches its follower.
+    pub fn send_snapshot(&mut self, from: u64, replica: ReplicaId, offer: SnapshotOffer) {
+        let (meta, place) = self.node(from).checkpoint(replica);
+        assert!(meta.index.0 >= offer.index_min, "a snapshot that the log goes on from");
+        let snapshot = ReceivedSnapshot { shard: offer.shard, meta, place };
+        let received = Event::SnapshotReceived { from: offer.from, to: offer.to, term: offer.term, snapshot };
+        self.node(offer.node).events.push_back(received);
+        self.end_transfer(from, replica, offer, Transfer::Complete);
+    }
+
+    /// A leader hears how sending a snapshot ended.
+    pub fn end_transfer(&mut self, from: u64, replica: ReplicaId, offer: SnapshotOffer, outcome: Transfer) {
+        self.node(from).events.push_back(Event::SnapshotSent { replica, to: offer.to, outcome });
     }
 
     pub fn node(&mut self, id: u64) -> &mut Node {
