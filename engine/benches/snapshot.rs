@@ -10,7 +10,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use engine::store::snapshot::{Library, PinnedSnapshot};
+use engine::store::snapshot::{Library, PinnedSnapshot, TakenTo};
 use engine::store::{
     Applied, MemEngine, RocksConfig, RocksEngine, RocksShared, StorageEngine, Write, WriteSet,
 };
@@ -49,13 +49,15 @@ impl Replica {
     }
 
     fn take(&self) -> PinnedSnapshot {
-        self.library.take(self.engine.as_ref(), &ConfState::default()).expect("a snapshot")
+        self.library
+            .take(self.engine.as_ref(), &ConfState::default(), TakenTo::Keep, &|_| ())
+            .expect("a snapshot")
     }
 }
 
 /// Receives from files at hand, in pieces as they come over the wire.
 fn receive(snapshot: &PinnedSnapshot, library: &Library) -> std::path::PathBuf {
-    let mut incoming = library.receive(snapshot.manifest().clone()).expect("receive");
+    let mut incoming = library.receive(snapshot.manifest().clone(), 0).expect("receive");
     for file in 0..snapshot.manifest().files.len() {
         let bytes = std::fs::read(snapshot.path(file)).expect("a file");
         for (piece, offset) in bytes.chunks(256 << 10).zip((0..).step_by(256 << 10)) {

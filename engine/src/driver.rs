@@ -27,6 +27,7 @@ mod greet;
 mod http;
 mod inbox;
 pub mod join;
+mod keeper;
 mod mesh;
 mod peers;
 mod presence;
@@ -36,6 +37,7 @@ mod stop;
 mod store;
 mod transfers;
 
+use keeper::Keeping;
 pub use mesh::{DoorKind, Mesh, MeshMessage, Stopper};
 use store::Maintenance;
 pub use store::{Hosted, Store, StoreParams};
@@ -294,7 +296,7 @@ impl Driver {
             }
             Effect::TakeSnapshot { replica, engine, index: _ } => {
                 let founders = self.map.founders(replica.shard);
-                self.store.maintain(Maintenance::Snapshot { replica, engine, founders });
+                self.store.keep(Keeping::Take { replica, engine, founders });
             }
             Effect::SendSnapshot { replica, engine, offer } => {
                 glommio::spawn_local(self.clone().send_snapshot(replica, engine, offer)).detach();
@@ -308,7 +310,7 @@ impl Driver {
                 self.store.maintain(Maintenance::Create { replica, generation, founders });
             }
             Effect::OpenReplica { replica } => self.store.open(replica),
-            Effect::Reclaim { engine } => self.store.maintain(Maintenance::Reclaim { engine }),
+            Effect::Reclaim { shard, engine } => self.store.keep(Keeping::Reclaim { shard, engine }),
             Effect::TellKin { core, kin } => self.mesh.send(core, MeshMessage::Kin(self.mesh.core, kin)),
             Effect::DestroyReplica { replica, generation, engine } => {
                 self.store.remove(replica, generation, engine);

@@ -32,7 +32,7 @@ use crate::host::{self, HostError};
 use crate::identity::{DataDir, DataDirError};
 use crate::map_file::MapFileError;
 use crate::placement;
-use crate::store::{RocksConfig, RocksShared};
+use crate::store::{RocksConfig, RocksShared, files};
 use open::Opened;
 
 /// Why a node does not start, or stopped.
@@ -156,7 +156,7 @@ pub fn serve(config: Config, join: Vec<String>) -> Result<(), ServeError> {
     signals.watch(stop).map_err(|error| start_failed("a thread", &error))?;
     let map = Arc::new(join::enter(&config, &data, &doors, join)?);
     let shared = open_shared(&config)?;
-    let transfers = Transfers::new(&config.snapshot);
+    let transfers = Transfers::new(&config.snapshot, disk_reserve(&config));
     let (news, all_news) = flume::unbounded();
     let mut doors = Some(doors);
     for mesh in meshes {
@@ -289,6 +289,13 @@ fn open_shared(config: &Config) -> Result<Option<RocksShared>, ServeError> {
         .map_err(|error| ServeError::Store { shard: placement::META_SHARD, detail: error.to_string() })
 }
 
+/// What snapshots from other nodes leave free of the disk: what the logs may grow to, but on a small disk a tenth of it.
+fn disk_reserve(config: &Config) -> u64 {
+    let logs = config.wal.retain_bytes.saturating_mul(u64::from(config.cores()));
+    let total = files::space(&config.node.data_dir).map_or(u64::MAX, |space| space.total);
+    logs.min(total / 10)
+}
+
 /// What one core is made from.
 struct CoreSetup {
     config: Arc<Config>,
@@ -335,6 +342,7 @@ impl CoreSetup {
             memtables: self.shared.clone().map(|shared| (shared, self.memtables_max())),
             reader_threads: self.config.storage.reader_threads,
             snapshots_kept: usize::try_from(self.config.snapshot.keep).expect("64-bit machine"),
+            transfers: self.transfers.clone(),
         })
         .map_err(|error| ServeError::Start { what: "the storage threads", detail: error.to_string() })?;
         let _ = news.send(Ok(News::Serves));

@@ -24,7 +24,7 @@ pub mod offspring;
 pub mod rocks;
 pub mod snapshot;
 
-mod files;
+pub(crate) mod files;
 
 use std::path::{Path, PathBuf};
 

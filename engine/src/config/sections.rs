@@ -442,13 +442,22 @@ pub struct Snapshot {
     pub keep: u32,
     /// Bytes per second of all snapshots that the node sends to others, together; 0 for as fast as it goes.
     pub send_bytes_per_s: u64,
+    /// Bytes per second of all snapshots that the node receives from others, together; 0 for as fast as they come.
+    pub receive_bytes_per_s: u64,
     /// Snapshots sent at a time, and received at a time, by the whole node.
     pub concurrent_max: u32,
 }
 
 impl Default for Snapshot {
     fn default() -> Self {
-        Self { interval_s: 0, threshold_bytes: 0, keep: 1, send_bytes_per_s: 100_000_000, concurrent_max: 2 }
+        Self {
+            interval_s: 0,
+            threshold_bytes: 0,
+            keep: 1,
+            send_bytes_per_s: 100_000_000,
+            receive_bytes_per_s: 100_000_000,
+            concurrent_max: 2,
+        }
     }
 }
 
@@ -462,6 +471,9 @@ impl Snapshot {
         }
         if self.send_bytes_per_s != 0 && self.send_bytes_per_s < MIB {
             return invalid("snapshot.send_bytes_per_s", "must be 0 or at least 1 MiB");
+        }
+        if self.receive_bytes_per_s != 0 && self.receive_bytes_per_s < MIB {
+            return invalid("snapshot.receive_bytes_per_s", "must be 0 or at least 1 MiB");
         }
         if !(1..=64).contains(&self.concurrent_max) {
             return invalid("snapshot.concurrent_max", "give 1 to 64");

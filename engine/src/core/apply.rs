@@ -213,7 +213,7 @@ impl Core {
             self.standing.due |= replica.slots != slots;
             if untrimmed && !replica.untrimmed {
                 tracing::info!(shard, "what was cut off is removed");
-                self.effects.push(Effect::Reclaim { engine: Engine(replica.engine.clone()) });
+                self.effects.push(Effect::Reclaim { shard, engine: Engine(replica.engine.clone()) });
             }
             replica.holds.retain(|hold| hold.index > applied.applied);
             let freed = replica.answer_applied(applied.applied, applied.outcomes, &mut self.effects);

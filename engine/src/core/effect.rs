@@ -219,6 +219,8 @@ pub enum Effect {
     },
     /// Give the disk space of what was removed back, as far as that takes work, some time.
     Reclaim {
+        /// The shard.
+        shard: u32,
         /// The engine.
         engine: Engine,
     },

@@ -26,12 +26,13 @@ use net::peer::{
 use net::transport::{Connection, ConnectionConfig, FrameReader, FrameSender, Handoff};
 use raft::Index;
 
-use super::{Driver, greet};
+use super::{Driver, Transfers, greet};
 use crate::convert;
 use crate::core::{Engine, Event, ReceivedSnapshot, ReplicaId, SnapshotOffer, Transfer};
 use crate::host::background;
 use crate::replica_id;
-use crate::store::snapshot::{Library, Manifest, PinnedSnapshot};
+use crate::store::files::forget_pages;
+use crate::store::snapshot::{Library, Manifest, PinnedSnapshot, TakenTo};
 
 /// Length of a chunk: long enough to cost little, short enough not to hold others up.
 const CHUNK_BYTES: usize = 64 << 10;
@@ -43,6 +44,8 @@ const SEND_QUEUE_BYTES_MAX: usize = 1 << 20;
 const STALL_MAX: Duration = Duration::from_secs(30);
 /// How long the receiver may take to sync and verify what it got.
 const VERIFY_MAX: Duration = Duration::from_secs(300);
+/// How long a snapshot that is offered waits for its turn before it is refused, and offered again later.
+const SLOT_WAIT_MAX: Duration = Duration::from_secs(10);
 /// Room for what a chunk has beside its bytes, and for a header that names many files.
 const FRAME_BYTES_MAX: u32 = 16 << 20;
 
@@ -112,8 +115,10 @@ impl Driver {
         let (pieces, chunks) = flume::bounded(CHUNKS_QUEUED_MAX);
         let (doubt, doubts) = flume::bounded::<()>(1);
         let keep = usize::try_from(self.config.snapshot.keep).expect("64-bit machine");
+        let transfers = self.transfers.clone();
         spawn(format!("send-{}", offer.shard), move || {
-            let result = pick(&library, &engine, &founders, offer.index_min);
+            let pace = |bytes| transfers.pace_reading(bytes);
+            let result = pick(&library, &engine, &founders, offer.index_min, &pace);
             drop(engine);
             match result {
                 Ok(snapshot) => {
@@ -169,7 +174,7 @@ impl Driver {
         let mut encoder = PeerEncoder::new(0, FRAME_BYTES_MAX);
         while let Ok(piece) = chunks.recv_async().await {
             let Piece { file, offset, data } = piece.map_err(|error| error.to_string())?;
-            let pause = self.transfers.pause(data.len());
+            let pause = self.transfers.pause_sending(data.len());
             if !pause.is_zero() {
                 glommio::timer::sleep(pause).await;
             }
@@ -191,10 +196,13 @@ fn pick(
     engine: &Engine,
     founders: &raft::ConfState,
     index_min: u64,
+    pace: &dyn Fn(usize),
 ) -> Result<PinnedSnapshot, String> {
     let snapshot = match library.pin(Index(index_min)) {
         Some(snapshot) => snapshot,
-        None => library.take(engine.0.as_ref(), founders).map_err(|error| error.to_string())?,
+        None => library
+            .take(engine.0.as_ref(), founders, TakenTo::Send, pace)
+            .map_err(|error| error.to_string())?,
     };
     match snapshot.manifest().meta.index {
         index if index.0 >= index_min => Ok(snapshot),
@@ -220,6 +228,7 @@ fn read_files(snapshot: &PinnedSnapshot, held: &[u64], pieces: flume::Sender<io:
                 return drop(pieces.send(Err(error)));
             }
             let length = u64::try_from(data.len()).expect("64-bit machine");
+            forget_pages(&open, offset, length);
             let piece = Piece { file: u32::try_from(number).expect("few files"), offset, data };
             if pieces.send(Ok(piece)).is_err() {
                 return;
@@ -266,7 +275,8 @@ async fn propose(
         .append(|buffer| PeerEncoder::new(0, FRAME_BYTES_MAX).snapshot_header(&header, buffer))
         .map_err(|error| error.to_string())?
         .map_err(|error| error.to_string())?;
-    let frame = read(reader, STALL_MAX).await?;
+    // The receiver may wait for its turn, and reads what it holds of a file already.
+    let frame = read(reader, VERIFY_MAX).await?;
     match decode_snapshot_answer(&frame).map_err(|error| error.to_string())? {
         SnapshotAnswer::Accept { have } if fits(&have, manifest) => Ok(have),
         SnapshotAnswer::Accept { .. } => Err("the receiver answered for other files".to_owned()),
@@ -326,7 +336,7 @@ impl Driver {
             Ok(library) => library,
             Err(reason) => return refuse(reason),
         };
-        let Some(_slot) = self.transfers.receive_slot() else {
+        let Ok(_slot) = within(SLOT_WAIT_MAX, self.transfers.receive_slot()).await else {
             return refuse("this node receives as many snapshots as it may".to_owned());
         };
         let begun = Instant::now();
@@ -335,7 +345,10 @@ impl Driver {
         let manifest = convert::manifest(&header);
         let (index, bytes) = (manifest.meta.index.0, manifest.bytes());
         let writing = manifest.clone();
-        spawn(format!("receive-{}", header.shard), move || write_files(&library, writing, &incoming, &tell))?;
+        let reserve = self.transfers.reserve_bytes();
+        spawn(format!("receive-{}", header.shard), move || {
+            write_files(&library, (writing, reserve), &incoming, &tell);
+        })?;
         let held = match next(&written).await {
             Written::Held(held) => held,
             Written::Failed(reason) => return refuse(reason),
@@ -343,7 +356,7 @@ impl Driver {
         };
         let resumed_bytes: u64 = held.iter().sum();
         answer(&SnapshotAnswer::Accept { have: held })?;
-        let fed = feed(bytes.saturating_sub(resumed_bytes), reader, chunks).await;
+        let fed = feed(bytes.saturating_sub(resumed_bytes), reader, chunks, &self.transfers).await;
         let end = |result: Result<(), String>| {
             let end = SnapshotEnd { result };
             // The sender may be gone; then it asks again.
@@ -394,13 +407,20 @@ async fn feed(
     mut missing: u64,
     reader: &mut FrameReader,
     chunks: flume::Sender<(u32, u64, Bytes)>,
+    transfers: &Transfers,
 ) -> Result<(), String> {
     while missing > 0 {
         let frame = read(reader, STALL_MAX).await?;
         let chunk = decode_snapshot_chunk(&frame).map_err(|error| error.to_string())?;
-        missing = missing.saturating_sub(u64::try_from(chunk.data.len()).expect("64-bit machine"));
+        let bytes = chunk.data.len();
+        missing = missing.saturating_sub(u64::try_from(bytes).expect("64-bit machine"));
         if chunks.send_async((chunk.file, chunk.offset, chunk.data)).await.is_err() {
             return Err("the thread that writes gave up".to_owned());
+        }
+        // What is not read yet holds the sender up.
+        let pause = transfers.pause_receiving(bytes);
+        if !pause.is_zero() {
+            glommio::timer::sleep(pause).await;
         }
     }
     Ok(())
@@ -409,12 +429,12 @@ async fn feed(
 /// Writes chunks as they come, and verifies all when no more do. Blocks.
 fn write_files(
     library: &Library,
-    manifest: Manifest,
+    (manifest, reserve): (Manifest, u64),
     chunks: &flume::Receiver<(u32, u64, Bytes)>,
     tell: &flume::Sender<Written>,
 ) {
     let write = || -> Result<std::path::PathBuf, String> {
-        let mut incoming = library.receive(manifest).map_err(|error| error.to_string())?;
+        let mut incoming = library.receive(manifest, reserve).map_err(|error| error.to_string())?;
         let _ = tell.send(Written::Held(incoming.held()));
         while let Ok((file, offset, data)) = chunks.recv() {
             let file = usize::try_from(file).expect("64-bit machine");

@@ -1,5 +1,5 @@
 //! The threads beside an executor that may block: one applies committed entries, some read what is not in memory,
-//! one flushes, takes snapshots, and makes and removes replicas. Each job is a batch, and so is each answer: one wake-up
+//! one flushes, and makes and removes replicas, and one keeps snapshots (`keeper`). Each job is a batch, and so is each answer: one wake-up
 //! for many entries.
 //!
 //! Invariant: whatever changes a state machine goes through the apply thread, in the order the core wanted it.
@@ -11,9 +11,10 @@ use std::time::Duration;
 
 use raft::{ConfState, Index, Term};
 
+use super::Transfers;
+use super::keeper::{Keeper, Keeping};
 use crate::core::{
     Applied, ApplyBatch, Engine, Event, Installed, Opened, ReadTask, ReceivedSnapshot, ReplicaId,
-    TakenSnapshot,
 };
 use crate::fatal::{self, Reason};
 use crate::home::Home;
@@ -21,7 +22,7 @@ use crate::host::background;
 use crate::machine::{ApplyError, Cut, Machine};
 use crate::placement;
 use crate::replica_id::FOUNDING;
-use crate::store::snapshot::{InstallError, Library, Manifest};
+use crate::store::snapshot::{InstallError, Library};
 use crate::store::{ReadTier, RocksShared, StorageEngine, StoreError};
 
 /// How long to wait before a replica that could not be made or removed is tried again: disk space may come back.
@@ -33,6 +34,7 @@ pub struct Store {
     read: flume::Sender<Vec<ReadTask>>,
     reader_threads: usize,
     maintain: flume::Sender<Maintenance>,
+    keep: flume::Sender<Keeping>,
     events: flume::Receiver<Vec<Event>>,
     libraries: Libraries,
 }
@@ -57,6 +59,10 @@ impl Libraries {
     /// The snapshots of the replica of a shard, and its generation.
     pub fn get(&self, shard: u32) -> Option<(u64, Library)> {
         self.all().get(&shard).cloned()
+    }
+
+    pub(super) fn each(&self) -> Vec<Library> {
+        self.all().values().map(|(_, library)| library.clone()).collect()
     }
 
     fn all(&self) -> MutexGuard<'_, BTreeMap<u32, (u64, Library)>> {
@@ -84,14 +90,12 @@ enum ApplyJob {
 pub(super) enum Maintenance {
     /// Find out how far an engine is durable, after making it so if `flush`.
     Durable { replica: ReplicaId, engine: Engine, flush: bool },
-    /// Take a snapshot; `founders` are the members of a state machine that tells of none.
-    Snapshot { replica: ReplicaId, engine: Engine, founders: ConfState },
     /// Remove a snapshot that was received and is not wanted.
     DropSnapshot { snapshot: ReceivedSnapshot },
     /// Open an empty state machine for a new replica of a group that began with `founders`.
     Create { replica: ReplicaId, generation: u64, founders: ConfState },
-    /// Give the disk space of what was removed back.
-    Reclaim { engine: Engine },
+    /// Remove what was set aside of a shard: its successor is a member.
+    ForgetSetAside { shard: u32 },
     /// Remove a former replica: what its engine holds, then its folder.
     Remove { shard: u32, generation: u64, engine: Engine },
     /// Remove the folder of a former replica.
@@ -116,6 +120,8 @@ pub struct StoreParams {
     pub reader_threads: u32,
     /// Snapshots kept of each shard.
     pub snapshots_kept: usize,
+    /// What limits how fast they are taken.
+    pub transfers: Transfers,
 }
 
 impl Store {
@@ -127,8 +133,8 @@ impl Store {
         let (apply, apply_jobs) = flume::unbounded();
         let (read, read_jobs) = flume::unbounded();
         let (maintain, maintain_jobs) = flume::unbounded();
-        let StoreParams { core, cores, cpu, home, hosted, memtables, reader_threads, snapshots_kept } =
-            params;
+        let StoreParams { core, cores, cpu, home, hosted, memtables, reader_threads, .. } = params;
+        let StoreParams { snapshots_kept, transfers, .. } = params;
         let libraries = Libraries::default();
         let mut machines = HashMap::new();
         for replica in hosted {
@@ -149,16 +155,15 @@ impl Store {
             let (jobs, done) = (read_jobs.clone(), to_executor.clone());
             spawn(format!("read-{core}-{reader}"), cpu, move || read_loop(&jobs, &done))?;
         }
-        let maintainer = Maintainer {
-            home,
-            libraries: libraries.clone(),
-            apply: apply.clone(),
-            again: maintain.clone(),
-            snapshots_kept,
-        };
+        let maintainer =
+            Maintainer { home, libraries: libraries.clone(), apply: apply.clone(), again: maintain.clone() };
+        let (keep, keep_jobs) = flume::unbounded();
+        let keeper = Keeper { libraries: libraries.clone(), snapshots_kept, transfers };
+        let done = to_executor.clone();
+        background::spawn(format!("keep-{core}"), move || keeper.work(&keep_jobs, &done))?;
         spawn(format!("store-{core}"), cpu, move || maintainer.work(&maintain_jobs, &to_executor))?;
         let reader_threads = usize::try_from(reader_threads).expect("64-bit machine");
-        Ok(Store { apply, read, reader_threads, maintain, events, libraries })
+        Ok(Store { apply, read, reader_threads, maintain, keep, events, libraries })
     }
 
     pub(super) fn apply(&self, batches: Vec<ApplyBatch>) {
@@ -200,6 +205,10 @@ impl Store {
 
     pub(super) fn maintain(&self, job: Maintenance) {
         must_be_there(self.maintain.send(job).is_ok(), "store");
+    }
+
+    pub(super) fn keep(&self, job: Keeping) {
+        must_be_there(self.keep.send(job).is_ok(), "keep");
     }
 
     /// The snapshots of the core's replicas.
@@ -345,9 +354,8 @@ impl Applier {
                 let installed = Installed { applied: meta.index, time_ms, topology, domain };
                 self.machines.insert(shard, machine);
                 tracing::info!(shard, index = meta.index.0, term = meta.term.0, "installed a snapshot");
-                if let Err(error) = self.home.forget_set_aside(shard) {
-                    tracing::warn!(shard, %error, "cannot remove what a lost replica left");
-                }
+                // It may be gigabytes.
+                must_be_there(self.maintain.send(Maintenance::ForgetSetAside { shard }).is_ok(), "store");
                 Ok(installed)
             }
             Err(error) => failed(error.to_string()),
@@ -393,7 +401,6 @@ struct Maintainer {
     apply: flume::Sender<ApplyJob>,
     /// Its own queue, for what failed and is tried again.
     again: flume::Sender<Maintenance>,
-    snapshots_kept: usize,
 }
 
 impl Maintainer {
@@ -403,18 +410,14 @@ impl Maintainer {
                 Maintenance::Durable { replica, engine, flush } => {
                     Some(durable(replica, engine.0.as_ref(), flush))
                 }
-                Maintenance::Snapshot { replica, engine, founders } => {
-                    let snapshot = self.take_snapshot(replica.shard, engine.0.as_ref(), &founders);
-                    Some(Event::SnapshotTaken { replica, snapshot })
-                }
                 Maintenance::DropSnapshot { snapshot } => {
                     if let Some((_, library)) = self.libraries.get(snapshot.shard) {
                         library.drop_received(&snapshot.place);
                     }
                     None
                 }
-                Maintenance::Reclaim { engine } => {
-                    reclaim(engine);
+                Maintenance::ForgetSetAside { shard } => {
+                    self.forget_set_aside(shard);
                     None
                 }
                 Maintenance::Create { replica, generation, founders } => {
@@ -425,6 +428,8 @@ impl Maintainer {
                         tracing::warn!(shard, generation, %error, "cannot remove a former replica's data properly");
                     }
                     self.remove_folder(shard, generation);
+                    // The group has gone elsewhere, and its data with it.
+                    self.forget_set_aside(shard);
                     None
                 }
                 Maintenance::RemoveFolder { shard, generation } => {
@@ -435,6 +440,12 @@ impl Maintainer {
             if event.is_some_and(|event| done.send(vec![event]).is_err()) {
                 return;
             }
+        }
+    }
+
+    fn forget_set_aside(&self, shard: u32) {
+        if let Err(error) = self.home.forget_set_aside(shard) {
+            tracing::warn!(shard, %error, "cannot remove what a lost replica left");
         }
     }
 
@@ -476,57 +487,6 @@ impl Maintainer {
     fn try_again(&self, job: Maintenance) {
         thread::sleep(RETRY_PAUSE);
         must_be_there(self.again.send(job).is_ok(), "store");
-    }
-
-    /// Takes a snapshot and drops the oldest.
-    fn take_snapshot(
-        &self,
-        shard: u32,
-        engine: &dyn StorageEngine,
-        founders: &ConfState,
-    ) -> Option<TakenSnapshot> {
-        let (_, library) = self.libraries.get(shard)?;
-        if self.snapshots_kept == 0 {
-            // None stays: what it is taken for is that the state machine is durable afterwards.
-            if let Err(error) = engine.flush() {
-                tracing::error!(shard, %error, "cannot flush");
-            }
-            return None;
-        }
-        let taken = library.take(engine, founders);
-        let described = match &taken {
-            Ok(snapshot) => Some(describe(snapshot.manifest())),
-            Err(error) => {
-                tracing::error!(shard, %error, "cannot take a snapshot");
-                None
-            }
-        };
-        drop(taken);
-        if let Err(error) = library.prune(self.snapshots_kept) {
-            tracing::warn!(shard, %error, "cannot remove an old snapshot");
-        }
-        described
-    }
-}
-
-/// Gives disk space back on a thread of its own: it may take minutes, and other replicas are not to wait.
-fn reclaim(engine: Engine) {
-    let run = move || {
-        // It may be gone by now; and what is not given back now is in time.
-        if let Err(error) = engine.0.reclaim() {
-            tracing::warn!(%error, "cannot give disk space back");
-        }
-    };
-    if let Err(error) = background::spawn("reclaim".to_owned(), run) {
-        tracing::warn!(%error, "cannot give disk space back: no thread");
-    }
-}
-
-fn describe(manifest: &Manifest) -> TakenSnapshot {
-    TakenSnapshot {
-        index: manifest.meta.index,
-        term: manifest.meta.term,
-        bytes: manifest.files.iter().map(|file| file.bytes).sum(),
     }
 }
 

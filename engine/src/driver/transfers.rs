@@ -1,7 +1,7 @@
-//! What limits the snapshots that a node sends and receives: how many at a time, and how many bytes per second, over all
-//! its cores. Requests of clients come first.
+//! What limits the snapshots that a node takes, sends and receives: how many at a time, how many bytes per second, and how
+//! much of the disk they leave free, over all its cores. Requests of clients come first.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::config::Snapshot;
@@ -14,16 +14,26 @@ const BURST: Duration = Duration::from_millis(5);
 pub struct Transfers {
     sending: Slots,
     receiving: Slots,
-    rate: Arc<Mutex<Rate>>,
+    sent: Arc<Mutex<Rate>>,
+    /// Files of checkpoints are read to be summed no faster than they may be sent.
+    summed: Arc<Mutex<Rate>>,
+    received: Arc<Mutex<Rate>>,
+    reserve_bytes: u64,
+    taking: Arc<Mutex<()>>,
 }
 
 impl Transfers {
-    /// The limits of the configuration.
-    pub fn new(config: &Snapshot) -> Transfers {
+    /// The limits of the configuration. Receiving leaves `reserve_bytes` of the disk free.
+    pub fn new(config: &Snapshot, reserve_bytes: u64) -> Transfers {
+        let rate = |bytes_per_s| Arc::new(Mutex::new(Rate { bytes_per_s, free_at: None }));
         Transfers {
             sending: Slots::new(config.concurrent_max),
             receiving: Slots::new(config.concurrent_max),
-            rate: Arc::new(Mutex::new(Rate { bytes_per_s: config.send_bytes_per_s, free_at: None })),
+            sent: rate(config.send_bytes_per_s),
+            summed: rate(config.send_bytes_per_s),
+            received: rate(config.receive_bytes_per_s),
+            reserve_bytes,
+            taking: Arc::default(),
         }
     }
 
@@ -32,15 +42,42 @@ impl Transfers {
         self.sending.take().await
     }
 
-    /// Whether another snapshot may be received now.
-    pub(super) fn receive_slot(&self) -> Option<Slot> {
-        self.receiving.try_take()
+    /// Waits until another snapshot may be received.
+    pub(super) async fn receive_slot(&self) -> Slot {
+        self.receiving.take().await
     }
 
     /// How long to wait before so many bytes may be sent.
-    pub(super) fn pause(&self, bytes: usize) -> Duration {
-        self.rate.lock().expect("nothing panics while holding it").pause(bytes, Instant::now())
+    pub(super) fn pause_sending(&self, bytes: usize) -> Duration {
+        pause(&self.sent, bytes)
     }
+
+    /// How long to wait before more is received, after so many bytes.
+    pub(super) fn pause_receiving(&self, bytes: usize) -> Duration {
+        pause(&self.received, bytes)
+    }
+
+    /// What must stay free of the disk.
+    pub(super) fn reserve_bytes(&self) -> u64 {
+        self.reserve_bytes
+    }
+
+    /// Waits until no other core takes a snapshot for later. Blocks.
+    pub(super) fn taking_turn(&self) -> MutexGuard<'_, ()> {
+        self.taking.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits after so many bytes of a checkpoint were read. Blocks.
+    pub(super) fn pace_reading(&self, bytes: usize) {
+        let pause = pause(&self.summed, bytes);
+        if !pause.is_zero() {
+            std::thread::sleep(pause);
+        }
+    }
+}
+
+fn pause(rate: &Mutex<Rate>, bytes: usize) -> Duration {
+    rate.lock().expect("nothing panics while holding it").pause(bytes, Instant::now())
 }
 
 /// Permissions, as tokens in a channel.
@@ -72,10 +109,6 @@ impl Slots {
     async fn take(&self) -> Slot {
         self.free.recv_async().await.expect("the sender lives as long as the receiver");
         Slot(self.back.clone())
-    }
-
-    fn try_take(&self) -> Option<Slot> {
-        self.free.try_recv().ok().map(|()| Slot(self.back.clone()))
     }
 }
 
@@ -122,13 +155,31 @@ mod tests {
 
     #[test]
     fn slots_come_back_when_they_are_dropped() {
-        let transfers = Transfers::new(&Snapshot { concurrent_max: 2, ..Snapshot::default() });
-        let (first, second) = (transfers.receive_slot(), transfers.receive_slot());
-        assert!(first.is_some() && second.is_some() && transfers.receive_slot().is_none());
+        let transfers = Transfers::new(&Snapshot { concurrent_max: 2, ..Snapshot::default() }, 0);
+        let take =
+            || futures_lite::future::block_on(futures_lite::future::poll_once(transfers.receive_slot()));
+        let (first, second) = (take(), take());
+        assert!(first.is_some() && second.is_some() && take().is_none());
         drop(first);
-        assert!(transfers.receive_slot().is_some());
+        assert!(take().is_some());
+        let send = futures_lite::future::poll_once(transfers.send_slot());
+        assert!(futures_lite::future::block_on(send).is_some(), "those for sending are others");
+    }
+
+    #[test]
+    fn each_limit_has_a_rate_of_its_own_over_all_cores() {
+        let config = Snapshot { send_bytes_per_s: 1 << 20, receive_bytes_per_s: 0, ..Snapshot::default() };
+        let transfers = Transfers::new(&config, 0);
+        let other_core = transfers.clone();
+        assert_eq!(transfers.pause_receiving(1 << 30), Duration::ZERO, "no limit");
+        other_core.pause_sending(1 << 20);
         assert!(
-            futures_lite::future::block_on(futures_lite::future::poll_once(transfers.send_slot())).is_some()
+            transfers.pause_sending(1 << 20) > Duration::from_millis(1500),
+            "behind what the other core sends"
         );
+        let begun = Instant::now();
+        transfers.pace_reading(100 << 10);
+        let paced = begun.elapsed();
+        assert!(paced >= Duration::from_millis(90) && paced < Duration::from_secs(1), "{paced:?}");
     }
 }

@@ -2,8 +2,11 @@
 //!
 //! What is made durable here is durable: data before the name that shows it, the name before the caller goes on.
 
+use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -156,31 +159,66 @@ pub(super) fn identify(path: &Path) -> io::Result<(FileId, u64)> {
     Ok((FileId { device: metadata.dev(), inode: metadata.ino() }, metadata.len()))
 }
 
-/// The length of a file and the CRC32C of its contents.
-pub(super) fn sum(path: &Path) -> io::Result<(u64, u32)> {
+/// The length of a file and the CRC32C of its contents. `pace` hears of the bytes that were just read, and may wait.
+pub(super) fn sum(path: &Path, pace: &dyn Fn(usize)) -> io::Result<(u64, u32)> {
     let mut file = File::open(path)?;
     let mut buffer = vec![0; READ_BYTES];
     let (mut bytes, mut crc32c) = (0, 0);
     loop {
         match file.read(&mut buffer) {
-            Ok(0) => break,
+            Ok(0) => return Ok((bytes, crc32c)),
             Ok(read) => {
                 crc32c = crc32c::crc32c_append(crc32c, &buffer[..read]);
+                let from = bytes;
                 bytes += u64::try_from(read).expect("64-bit machine");
+                forget_pages(&file, from, bytes - from);
+                pace(read);
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
     }
-    forget_pages(&file);
-    Ok((bytes, crc32c))
 }
 
-/// Tells the kernel that the pages of a file that was read once are not wanted: they would push others out.
-fn forget_pages(file: &File) {
-    use std::os::fd::AsRawFd;
+/// Tells the kernel that pages of a file that were read once are not wanted: they would push others out.
+pub fn forget_pages(file: &File, offset: u64, bytes: u64) {
+    let (Ok(offset), Ok(bytes)) = (libc::off_t::try_from(offset), libc::off_t::try_from(bytes)) else {
+        return;
+    };
     // SAFETY: posix_fadvise touches no memory, and the file is open. It is a hint: its failure changes nothing.
-    unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
+    unsafe { libc::posix_fadvise(file.as_raw_fd(), offset, bytes, libc::POSIX_FADV_DONTNEED) };
+}
+
+/// Has the kernel begin to write out what was written to a part of a file, so that a sync later finds little to do.
+/// Nothing is durable by this, and nothing lost if it fails.
+pub(super) fn start_writeback(file: &File, offset: u64, bytes: u64) {
+    let (Ok(offset), Ok(bytes)) = (libc::off64_t::try_from(offset), libc::off64_t::try_from(bytes)) else {
+        return;
+    };
+    // SAFETY: sync_file_range touches no memory, and the file is open.
+    unsafe { libc::sync_file_range(file.as_raw_fd(), offset, bytes, libc::SYNC_FILE_RANGE_WRITE) };
+}
+
+/// What a file system holds, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Space {
+    /// What this process may still write.
+    pub free: u64,
+    /// All of it.
+    pub total: u64,
+}
+
+/// The space of the file system that `folder` lies on.
+pub fn space(folder: &Path) -> io::Result<Space> {
+    let path = CString::new(folder.as_os_str().as_bytes())?;
+    // SAFETY: all-zero is a valid value of the structure, which holds numbers alone.
+    let mut stat: libc::statvfs = unsafe { std::mem::zeroed() };
+    // SAFETY: the path ends with a zero byte and lives through the call, which writes only the structure.
+    if unsafe { libc::statvfs(path.as_ptr(), &raw mut stat) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
+    Ok(Space { free: bytes(stat.f_bavail), total: bytes(stat.f_blocks) })
 }
 
 /// Where a test stops the process, so to speak.

@@ -5,9 +5,11 @@
 //! <replica>/snapshots/<index>-<term>/             a snapshot: complete, verified, never changed
 //!                       MANIFEST                  what it stands for, and each file's length and checksum
 //!                       data/                     a checkpoint of the engine
+//!                       TO-SEND                   if it was taken only to be sent, and goes when nobody needs it
 //! <replica>/snapshots/draft                       one being taken              removed at the next open
 //! <replica>/incoming/<index>-<term>-<checksum>/   one being received, in the same form; the checksum is that of
 //!                                                 its manifest, so that files of two snapshots cannot mix
+//!                       VERIFIED                  which of its files are verified and durable
 //! ```
 //!
 //! Invariants:
@@ -31,7 +33,7 @@ use thiserror::Error;
 use super::{OpenError, StoreError};
 
 pub use incoming::{Incoming, ReceiveError};
-pub use library::{Library, PinnedSnapshot};
+pub use library::{Library, PinnedSnapshot, TakenTo};
 pub use manifest::{Manifest, ManifestError, SnapshotFile};
 
 /// Where the checkpoint lies in a snapshot's folder.

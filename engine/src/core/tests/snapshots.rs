@@ -14,15 +14,19 @@ const LOG_BYTES_MAX: u64 = 64 << 10;
 fn behind() -> (Cluster, (u64, ReplicaId, SnapshotOffer)) {
     let mut cluster = Cluster::with(Settings { log_bytes_max: LOG_BYTES_MAX, ..Settings::default() });
     cluster.pass(20_000);
-    cluster.cut.push(3);
-    cluster.pass_until("leaders without node 3", 10_000, |cluster| {
-        (0..=SHARDS).all(|shard| cluster.leader(shard).is_some())
-    });
+    lose_node_3(&mut cluster);
     write(&mut cluster, 4 * LOG_BYTES_MAX);
     cluster.holds_offers = true;
     cluster.cut.clear();
     let offer = next_offer(&mut cluster, 10_000);
     (cluster, offer)
+}
+
+fn lose_node_3(cluster: &mut Cluster) {
+    cluster.cut.push(3);
+    cluster.pass_until("leaders without node 3", 10_000, |cluster| {
+        (0..=SHARDS).all(|shard| cluster.leader(shard).is_some())
+    });
 }
 
 /// Writes so many bytes to one shard, slowly.
@@ -64,7 +68,7 @@ fn one_snapshot_is_enough_however_long_the_follower_takes_to_install_it() {
     assert_eq!(cluster.node(3).core.status().counters.snapshots_installed, 1);
     // From here on it is a follower like others: the log waits for it no longer.
     cluster.pass(5_000);
-    cluster.cut.push(3);
+    lose_node_3(&mut cluster);
     write(&mut cluster, 2 * LOG_BYTES_MAX);
     cluster.cut.clear();
     next_offer(&mut cluster, 5_000);
@@ -85,6 +89,8 @@ fn a_snapshot_that_broke_off_is_still_of_use_when_it_is_sent_again() {
 fn the_log_does_not_wait_for_ever() {
     let (mut cluster, (from, replica, offer)) = behind();
     cluster.end_transfer(from, replica, offer, Transfer::Broken);
+    // From here on nothing reaches it.
+    cluster.holds_offers = false;
     cluster.cut.push(3);
     cluster.pass(301_000);
     write(&mut cluster, 2 * LOG_BYTES_MAX);

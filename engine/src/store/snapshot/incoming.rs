@@ -4,12 +4,13 @@ use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use raft::SnapshotMeta;
 use thiserror::Error;
 
 use super::library::{Library, Shelf};
-use super::{DATA, InstallError, MANIFEST, Manifest, ManifestError};
+use super::{DATA, InstallError, MANIFEST, Manifest, ManifestError, SnapshotFile};
 use crate::machine::membership;
 use crate::store::files;
 use crate::store::{Applied, OpenError, StorageEngine};
@@ -78,6 +79,19 @@ pub enum ReceiveError {
         /// What the system said.
         detail: String,
     },
+    /// The disk would have too little left for what the node writes itself.
+    #[error(
+        "{missing} bytes are to come, {free} are free on the disk, and {reserve} stay reserved for the log: make room \
+         in the data directory, or place the shard elsewhere (`ringkv admin move`)"
+    )]
+    NoRoom {
+        /// What is to come.
+        missing: u64,
+        /// What is free.
+        free: u64,
+        /// What must be left.
+        reserve: u64,
+    },
     /// Reading or writing failed; what had arrived stays, to be resumed.
     #[error("{path}: {detail}")]
     Io {
@@ -88,22 +102,35 @@ pub enum ReceiveError {
     },
 }
 
+/// The notes of the files that are verified and durable, beside the manifest: they need not be read to be resumed.
+const VERIFIED: &str = "VERIFIED";
+const NOTE_BYTES: usize = 8;
+/// The kernel is asked to write out so much at a time, or a file's sync would write all of it in one go.
+const WRITEBACK_BYTES: u64 = 1 << 20;
 /// The number of no transfer: they count from 1.
 const NO_TRANSFER: u64 = 0;
 
 /// Who receives.
-#[derive(Default)]
 pub(super) struct Receiving {
     /// The number of the transfer that may write; those before it may not.
     transfer: u64,
     /// A complete snapshot that is neither installed nor dropped.
     finished: Option<PathBuf>,
+    /// When something was received last, or the library was opened.
+    touched: Instant,
+}
+
+impl Receiving {
+    pub fn new() -> Receiving {
+        Receiving { transfer: NO_TRANSFER, finished: None, touched: Instant::now() }
+    }
 }
 
 impl Library {
-    /// Begins to receive the snapshot of `manifest`, or goes on with it. Anything else that was partly received is
-    /// dropped, and another transfer that is under way ends. Reads what is held already.
-    pub fn receive(&self, manifest: Manifest) -> Result<Incoming, ReceiveError> {
+    /// Begins to receive the snapshot of `manifest`, or goes on with it, as long as `reserve` bytes of the disk stay free.
+    /// Anything else that was partly received is dropped, and another transfer that is under way ends. Reads what is held
+    /// of a file that is not complete.
+    pub fn receive(&self, manifest: Manifest, reserve: u64) -> Result<Incoming, ReceiveError> {
         manifest.check()?;
         let shelf = &self.shelf;
         if manifest.shard != shelf.shard {
@@ -113,15 +140,18 @@ impl Library {
         if receiving.finished.is_some() {
             return Err(ReceiveError::Waiting);
         }
-        receiving.transfer += 1;
+        (receiving.transfer, receiving.touched) = (receiving.transfer + 1, Instant::now());
         let written = manifest.encode();
         let name = format!("{}-{:08x}", manifest.name(), crc32c::crc32c(&written));
         let folder = shelf.incoming.join(&name);
         prepare(&shelf.incoming, &folder, &name, &written).map_err(receive_io(&folder))?;
         let data = folder.join(DATA);
-        let held = hold(&data, &manifest).map_err(receive_io(&data))?;
+        let held = hold(&folder, &manifest).map_err(receive_io(&data))?;
         let library = self.clone();
-        Ok(Incoming { library, transfer: receiving.transfer, folder, manifest, held, open: None })
+        let incoming =
+            Incoming { library, transfer: receiving.transfer, folder, manifest, held, reserve, open: None };
+        incoming.check_room(incoming.missing())?;
+        Ok(incoming)
     }
 
     /// Puts the snapshot at `place`, which [`Incoming::finish`] returned, in the place of everything `engine` holds.
@@ -136,6 +166,16 @@ impl Library {
             remove_received(place);
         }
         installed
+    }
+
+    /// Removes what was received of a snapshot that nobody goes on sending: the replica got on without it.
+    pub(super) fn drop_stale_part(&self, stays: Duration) {
+        let mut receiving = self.shelf.receiving();
+        if receiving.finished.is_none() && receiving.touched.elapsed() >= stays {
+            // Whoever may be in the middle of it begins anew.
+            (receiving.transfer, receiving.touched) = (receiving.transfer + 1, Instant::now());
+            remove_received(&self.shelf.incoming);
+        }
     }
 
     /// Removes the snapshot at `place`, which [`Incoming::finish`] returned: it is not wanted.
@@ -203,8 +243,18 @@ pub struct Incoming {
     folder: PathBuf,
     manifest: Manifest,
     held: Vec<Held>,
+    /// What must stay free of the disk.
+    reserve: u64,
     /// The file written last.
-    open: Option<(usize, File)>,
+    open: Option<Open>,
+}
+
+/// A file that is being written.
+struct Open {
+    file: usize,
+    handle: File,
+    /// From here on the kernel was not yet asked to write it out.
+    unwritten_from: u64,
 }
 
 /// How much of a file has arrived, and the checksum so far.
@@ -220,13 +270,27 @@ impl Incoming {
         self.held.iter().map(|held| held.bytes).collect()
     }
 
+    fn missing(&self) -> u64 {
+        self.manifest.bytes() - self.held.iter().map(|held| held.bytes).sum::<u64>()
+    }
+
+    /// Whether so many bytes more leave the disk with its reserve.
+    fn check_room(&self, missing: u64) -> Result<(), ReceiveError> {
+        let free = files::space(&self.folder).map_err(receive_io(&self.folder))?.free;
+        if free < missing.saturating_add(self.reserve) {
+            return Err(ReceiveError::NoRoom { missing, free, reserve: self.reserve });
+        }
+        Ok(())
+    }
+
     /// Takes the next piece of a file. A file that is complete is verified and made durable at once.
     pub fn write(&mut self, file: usize, offset: u64, bytes: &[u8]) -> Result<(), ReceiveError> {
         let library = self.library.clone();
-        let receiving = library.shelf.receiving();
+        let mut receiving = library.shelf.receiving();
         if receiving.transfer != self.transfer {
             return Err(ReceiveError::Superseded);
         }
+        receiving.touched = Instant::now();
         let expected = self.manifest.files.get(file).map_or(0, |file| file.bytes);
         let held = self.held.get(file).map_or(0, |held| held.bytes);
         let length = u64::try_from(bytes.len()).expect("64-bit machine");
@@ -243,25 +307,39 @@ impl Incoming {
             }
             return Err(error);
         }
+        if held / WRITEBACK_BYTES != (held + length) / WRITEBACK_BYTES
+            && let Err(error) = self.check_room(0)
+        {
+            // Others write here, too. Whoever sends it asks again, and hears what is missing.
+            (self.transfer, self.open) = (NO_TRANSFER, None);
+            remove_received(&self.folder);
+            return Err(error);
+        }
         if self.held[file].bytes == expected { self.complete(file, &path) } else { Ok(()) }
     }
 
     fn append(&mut self, file: usize, path: &Path, bytes: &[u8]) -> io::Result<()> {
-        let mut handle = match self.open.take() {
-            Some((open, handle)) if open == file => handle,
-            _ => files::open_to_append(path)?,
+        let before = self.held[file].bytes;
+        let mut open = match self.open.take() {
+            Some(open) if open.file == file => open,
+            _ => Open { file, handle: files::open_to_append(path)?, unwritten_from: before },
         };
-        files::append(&mut handle, bytes)?;
+        files::append(&mut open.handle, bytes)?;
         let held = &mut self.held[file];
         held.bytes += u64::try_from(bytes.len()).expect("64-bit machine");
         held.crc32c = crc32c::crc32c_append(held.crc32c, bytes);
-        self.open = Some((file, handle));
+        let unwritten = held.bytes - open.unwritten_from;
+        if unwritten >= WRITEBACK_BYTES {
+            files::start_writeback(&open.handle, open.unwritten_from, unwritten);
+            open.unwritten_from = held.bytes;
+        }
+        self.open = Some(open);
         Ok(())
     }
 
-    /// Verifies a file that has all its bytes, and makes it durable.
+    /// Verifies a file that has all its bytes, makes it durable, and notes that it is.
     fn complete(&mut self, file: usize, path: &Path) -> Result<(), ReceiveError> {
-        let handle = self.open.take();
+        let open = self.open.take();
         let (found, expected) = (self.held[file].crc32c, self.manifest.files[file].crc32c);
         if found != expected {
             self.held[file] = Held::default();
@@ -269,8 +347,10 @@ impl Incoming {
             let name = self.manifest.files[file].name.clone();
             return Err(ReceiveError::Checksum { file, name, found, expected });
         }
-        let (_, handle) = handle.expect("a piece was just written");
-        files::sync_file(&handle).map_err(receive_io(path))
+        files::sync_file(&open.expect("a piece was just written").handle).map_err(receive_io(path))?;
+        let record = self.folder.join(VERIFIED);
+        let note = || files::append(&mut files::open_to_append(&record)?, &verified_note(file, expected));
+        note().map_err(receive_io(&record))
     }
 
     /// Ends the transfer: all files are there, verified and durable. Returns the snapshot's place, to be given to
@@ -336,28 +416,68 @@ fn prepare(incoming: &Path, folder: &Path, name: &str, written: &[u8]) -> io::Re
 }
 
 /// What is held of each file; whatever cannot be a beginning of it is removed.
-fn hold(data: &Path, manifest: &Manifest) -> io::Result<Vec<Held>> {
+fn hold(folder: &Path, manifest: &Manifest) -> io::Result<Vec<Held>> {
+    let data = folder.join(DATA);
     let listed: HashSet<&str> = manifest.files.iter().map(|file| file.name.as_str()).collect();
-    for name in files::names(data)?.iter().filter(|name| !listed.contains(name.as_str())) {
+    for name in files::names(&data)?.iter().filter(|name| !listed.contains(name.as_str())) {
         files::remove(&data.join(name))?;
     }
-    manifest.files.iter().map(|file| hold_file(&data.join(&file.name), file.bytes, file.crc32c)).collect()
+    let verified = verified(folder, manifest)?;
+    let hold = |(number, file): (usize, &SnapshotFile)| match verified.contains(&number) {
+        true => Ok(Held { bytes: file.bytes, crc32c: file.crc32c }),
+        false => hold_file(&data.join(&file.name), file),
+    };
+    manifest.files.iter().enumerate().map(hold).collect()
 }
 
-fn hold_file(path: &Path, expected: u64, crc32c: u32) -> io::Result<Held> {
+/// The files that are noted as verified and durable. If one of them is not what it was, the notes go: they must not be
+/// taken for ones of the file that comes in its place.
+fn verified(folder: &Path, manifest: &Manifest) -> io::Result<HashSet<usize>> {
+    let record = folder.join(VERIFIED);
+    let notes = std::fs::read(&record).unwrap_or_default();
+    let notes: HashSet<&[u8]> = notes.chunks_exact(NOTE_BYTES).collect();
+    let mut verified = HashSet::new();
+    for (number, file) in manifest.files.iter().enumerate() {
+        if !notes.contains(verified_note(number, file.crc32c).as_slice()) {
+            continue;
+        }
+        let found = files::identify(&folder.join(DATA).join(&file.name));
+        if !found.is_ok_and(|(_, bytes)| bytes == file.bytes) {
+            files::remove_file(&record)?;
+            files::sync(folder)?;
+            return Ok(HashSet::new());
+        }
+        verified.insert(number);
+    }
+    Ok(verified)
+}
+
+/// What is held of a file that is not noted as verified.
+fn hold_file(path: &Path, file: &SnapshotFile) -> io::Result<Held> {
     if !path.exists() {
         return Ok(Held::default());
     }
-    let (bytes, found) = files::sum(path)?;
-    if bytes > expected || (bytes == expected && found != crc32c) {
+    let (bytes, crc32c) = files::sum(path, &|_| ())?;
+    if bytes > file.bytes || (bytes == file.bytes && crc32c != file.crc32c) {
         files::remove_file(path)?;
         return Ok(Held::default());
     }
-    if bytes == expected {
+    if bytes == file.bytes {
         // It may have been complete, and not yet durable, when the process ended.
         files::sync_file(&OpenOptions::new().append(true).open(path)?)?;
     }
-    Ok(Held { bytes, crc32c: found })
+    Ok(Held { bytes, crc32c })
+}
+
+/// The note that a file is verified and durable. A crash may leave zeros where notes were, or a part of one: neither is
+/// one.
+fn verified_note(file: usize, crc32c: u32) -> [u8; NOTE_BYTES] {
+    let number = u32::try_from(file).expect("few files").to_le_bytes();
+    let check = crc32c::crc32c_append(crc32c::crc32c(&number), &crc32c.to_le_bytes());
+    let mut note = [0; NOTE_BYTES];
+    note[..4].copy_from_slice(&number);
+    note[4..].copy_from_slice(&check.to_le_bytes());
+    note
 }
 
 fn receive_io(path: &Path) -> impl FnOnce(io::Error) -> ReceiveError {

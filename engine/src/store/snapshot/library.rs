@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use raft::{ConfState, Index, SnapshotMeta, Term};
 
@@ -15,13 +16,16 @@ use crate::store::files::{self, FileId};
 const SNAPSHOTS: &str = "snapshots";
 const INCOMING: &str = "incoming";
 const DRAFT: &str = "draft";
+/// In the folder of a snapshot that was taken only to be sent.
+const TO_SEND: &str = "TO-SEND";
 /// Prefix of a snapshot that is being removed.
 const GONE: &str = "gone-";
 
 /// The snapshots of one replica; a handle, cheap to clone. See the module's documentation for the layout.
 ///
 /// Call order of a sender: [`Library::pin`], else [`Library::take`]; read the files; drop the pin; then
-/// [`Library::prune`], for what was pinned could not be removed before. Of a receiver: [`Library::receive`],
+/// [`Library::prune`], for what was pinned could not be removed before; and [`Library::drop_unused`] now and then. Of a
+/// receiver: [`Library::receive`],
 /// [`Incoming::write`](super::Incoming::write) and [`Incoming::finish`](super::Incoming::finish), then exactly one of
 /// [`Library::install`] and [`Library::drop_received`].
 #[derive(Clone)]
@@ -50,6 +54,18 @@ struct Snapshot {
     manifest: Arc<Manifest>,
     folder: PathBuf,
     pins: usize,
+    purpose: TakenTo,
+    /// When it was lent or came back last, or found at the start.
+    used: Instant,
+}
+
+/// What a snapshot is taken for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TakenTo {
+    /// To have it: it stays until newer ones take its place.
+    Keep,
+    /// To send it: it stays as long as somebody is sent it.
+    Send,
 }
 
 impl Library {
@@ -64,7 +80,9 @@ impl Library {
             match validate(&path, &name, shard) {
                 Ok(manifest) => {
                     let (at, manifest) = (position(&manifest.meta), Arc::new(manifest));
-                    kept.insert(at, Snapshot { manifest, folder: path, pins: 0 });
+                    let purpose = if path.join(TO_SEND).exists() { TakenTo::Send } else { TakenTo::Keep };
+                    let used = Instant::now();
+                    kept.insert(at, Snapshot { manifest, folder: path, pins: 0, purpose, used });
                 }
                 Err(reason) => {
                     if name != DRAFT && !name.starts_with(GONE) {
@@ -81,17 +99,20 @@ impl Library {
             incoming,
             kept: Mutex::new(kept),
             taking: Mutex::new(()),
-            receiving: Mutex::new(Receiving::default()),
+            receiving: Mutex::new(Receiving::new()),
         };
         Ok(Self { shelf: Arc::new(shelf) })
     }
 
     /// Takes a snapshot of `engine` and lends it. `founders` is the membership the group was founded with: it holds as
     /// long as the engine has no record of its own. If nothing was applied since the newest snapshot, that one is lent.
+    /// Reads what no older snapshot holds: `pace` hears of the bytes that were just read, and may wait.
     pub fn take(
         &self,
         engine: &dyn StorageEngine,
         founders: &ConfState,
+        purpose: TakenTo,
+        pace: &dyn Fn(usize),
     ) -> Result<PinnedSnapshot, TakeError> {
         let _turn = self.shelf.taking.lock().unwrap_or_else(PoisonError::into_inner);
         let applied = engine.applied()?;
@@ -99,11 +120,14 @@ impl Library {
             return Err(TakeError::Empty);
         }
         if let Some(pinned) = self.pin(Index(applied.index)) {
+            if purpose == TakenTo::Keep {
+                self.shelf.keep(position(&pinned.manifest.meta))?;
+            }
             return Ok(pinned);
         }
         let draft = self.shelf.folder.join(DRAFT);
         files::remove(&draft).map_err(take_io(&draft))?;
-        let taken = self.fill(&draft, engine, founders);
+        let taken = self.fill(&draft, engine, founders, (purpose, pace));
         if taken.is_err() {
             // Space may be what was missing.
             if let Err(error) = files::remove(&draft) {
@@ -115,7 +139,8 @@ impl Library {
         files::rename(&draft, &folder).map_err(take_io(&folder))?;
         files::sync(&self.shelf.folder).map_err(take_io(&folder))?;
         let at = position(&manifest.meta);
-        let snapshot = Snapshot { manifest: Arc::new(manifest), folder, pins: 0 };
+        let used = Instant::now();
+        let snapshot = Snapshot { manifest: Arc::new(manifest), folder, pins: 0, purpose, used };
         self.shelf.kept().insert(at, snapshot);
         Ok(self.lend(at).expect("it was just put there, and only `taking` puts or prunes it"))
     }
@@ -126,6 +151,7 @@ impl Library {
         draft: &Path,
         engine: &dyn StorageEngine,
         founders: &ConfState,
+        (purpose, pace): (TakenTo, &dyn Fn(usize)),
     ) -> Result<Manifest, TakeError> {
         files::create_dir(draft).map_err(take_io(draft))?;
         let data = draft.join(DATA);
@@ -134,17 +160,21 @@ impl Library {
         let (_, stored) = membership::of_checkpoint(engine, &data)?;
         let conf_state = stored?.unwrap_or_else(|| founders.clone());
         let meta = SnapshotMeta { index: Index(applied.index), term: Term(applied.term), conf_state };
-        let files = self.sum_files(&data).map_err(take_io(&data))?;
+        let files = self.sum_files(&data, pace).map_err(take_io(&data))?;
         let manifest = Manifest { shard: self.shelf.shard, meta, files };
         let path = draft.join(MANIFEST);
         files::write(&path, &manifest.encode()).map_err(take_io(&path))?;
+        if purpose == TakenTo::Send {
+            let path = draft.join(TO_SEND);
+            files::write(&path, &[]).map_err(take_io(&path))?;
+        }
         files::sync(draft).map_err(take_io(draft))?;
         Ok(manifest)
     }
 
     /// Sums the files of a checkpoint. A file that an older snapshot holds too is not read again: checkpoints are made of
     /// hard links to files that never change, and an inode is not given to another file as long as a name is left.
-    fn sum_files(&self, data: &Path) -> std::io::Result<Vec<SnapshotFile>> {
+    fn sum_files(&self, data: &Path, pace: &dyn Fn(usize)) -> std::io::Result<Vec<SnapshotFile>> {
         let known = self.known_sums();
         let mut listed = Vec::new();
         for name in files::names(data)? {
@@ -152,7 +182,7 @@ impl Library {
             let (id, bytes) = files::identify(&path)?;
             let (bytes, crc32c) = match known.get(&id) {
                 Some((known_bytes, crc32c)) if *known_bytes == bytes => (bytes, *crc32c),
-                _ => files::sum(&path)?,
+                _ => files::sum(&path, pace)?,
             };
             listed.push(SnapshotFile { name, bytes, crc32c });
         }
@@ -183,7 +213,7 @@ impl Library {
     fn lend(&self, at: (Index, Term)) -> Option<PinnedSnapshot> {
         let mut kept = self.shelf.kept();
         let snapshot = kept.get_mut(&at)?;
-        snapshot.pins += 1;
+        (snapshot.pins, snapshot.used) = (snapshot.pins + 1, Instant::now());
         let (manifest, folder) = (Arc::clone(&snapshot.manifest), snapshot.folder.clone());
         Some(PinnedSnapshot { manifest, folder, shelf: Arc::clone(&self.shelf) })
     }
@@ -198,16 +228,39 @@ impl Library {
         self.shelf.kept().values().map(|snapshot| snapshot.manifest.meta.clone()).collect()
     }
 
-    /// Removes all but the `keep` newest snapshots and those that are lent.
+    /// Removes all but the `keep` newest snapshots that were taken to be kept, the newest one taken to be sent unless one
+    /// of those is newer, and those that are lent.
     pub fn prune(&self, keep: usize) -> Result<(), TakeError> {
         // What is being taken may rest on the sums of an older one, and is lent by its taker next.
         let _turn = self.shelf.taking.lock().unwrap_or_else(PoisonError::into_inner);
         let old: Vec<_> = {
             let kept = self.shelf.kept();
-            let old = kept.iter().rev().skip(keep).filter(|(_, snapshot)| snapshot.pins == 0);
+            let (mut left, mut is_newest) = (keep, true);
+            let mut stays = |snapshot: &Snapshot| match (snapshot.purpose, std::mem::take(&mut is_newest)) {
+                (TakenTo::Send, is_newest) => is_newest,
+                (TakenTo::Keep, _) => left.checked_sub(1).inspect(|rest| left = *rest).is_some(),
+            };
+            let old = kept.iter().rev().filter(|(_, snapshot)| !stays(snapshot) && snapshot.pins == 0);
             old.map(|(at, _)| *at).collect()
         };
         old.into_iter().try_for_each(|at| self.shelf.remove(at))
+    }
+
+    /// Removes the snapshots taken to be sent that nobody has used for `sent_stays`, and a part of one received to which
+    /// nothing was added for `part_stays`.
+    pub fn drop_unused(&self, sent_stays: Duration, part_stays: Duration) -> Result<(), TakeError> {
+        self.drop_stale_part(part_stays);
+        let _turn = self.shelf.taking.lock().unwrap_or_else(PoisonError::into_inner);
+        let unused: Vec<_> = {
+            let kept = self.shelf.kept();
+            let unused = kept.iter().filter(|(_, snapshot)| {
+                snapshot.purpose == TakenTo::Send
+                    && snapshot.pins == 0
+                    && snapshot.used.elapsed() >= sent_stays
+            });
+            unused.map(|(at, _)| *at).collect()
+        };
+        unused.into_iter().try_for_each(|at| self.shelf.remove(at))
     }
 
     /// Removes a snapshot whose files are not what its manifest says: the disk has changed them. Others that are
@@ -225,6 +278,18 @@ impl Shelf {
 
     pub(super) fn receiving(&self) -> MutexGuard<'_, Receiving> {
         self.receiving.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One that was taken to be sent is to stay.
+    fn keep(&self, at: (Index, Term)) -> Result<(), TakeError> {
+        let mut kept = self.kept();
+        let Some(snapshot) = kept.get_mut(&at).filter(|snapshot| snapshot.purpose == TakenTo::Send) else {
+            return Ok(());
+        };
+        let mark = snapshot.folder.join(TO_SEND);
+        files::remove_file(&mark).and_then(|()| files::sync(&snapshot.folder)).map_err(take_io(&mark))?;
+        snapshot.purpose = TakenTo::Keep;
+        Ok(())
     }
 
     /// Removes a snapshot, from the list first. It loses its name before its files, so that a crash leaves none that
@@ -265,7 +330,7 @@ impl Drop for PinnedSnapshot {
         if let Some(snapshot) = self.shelf.kept().get_mut(&position(&self.manifest.meta))
             && Arc::ptr_eq(&snapshot.manifest, &self.manifest)
         {
-            snapshot.pins -= 1;
+            (snapshot.pins, snapshot.used) = (snapshot.pins - 1, Instant::now());
         }
     }
 }

@@ -2,6 +2,7 @@
 //! operation of each.
 
 mod crash;
+mod space;
 
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
@@ -82,7 +83,7 @@ impl Replica {
     }
 
     fn take(&self) -> PinnedSnapshot {
-        self.library.take(self.engine().as_ref(), &founders()).expect("a snapshot")
+        self.library.take(self.engine().as_ref(), &founders(), TakenTo::Keep, &|_| ()).expect("a snapshot")
     }
 
     fn indexes(&self) -> Vec<u64> {
@@ -167,16 +168,22 @@ fn send(snapshot: &PinnedSnapshot, incoming: &mut Incoming, pieces: usize) -> Re
 }
 
 fn receive_all(snapshot: &PinnedSnapshot, library: &Library) -> Result<PathBuf, ReceiveError> {
-    let mut incoming = library.receive(snapshot.manifest().clone())?;
+    let mut incoming = library.receive(snapshot.manifest().clone(), 0)?;
     send(snapshot, &mut incoming, usize::MAX)?;
     incoming.finish()
+}
+
+/// The folder of what has arrived.
+fn partly_received(follower: &Replica) -> PathBuf {
+    let incoming = follower.folder.path().join("incoming");
+    incoming.join(&files::names(&incoming).expect("names")[0])
 }
 
 #[test]
 fn the_newest_are_kept_and_what_is_lent_stays() {
     for open in ENGINES {
         let mut replica = Replica::new(open);
-        let nothing = replica.library.take(replica.engine().as_ref(), &founders());
+        let nothing = replica.library.take(replica.engine().as_ref(), &founders(), TakenTo::Keep, &|_| ());
         assert!(matches!(nothing, Err(TakeError::Empty)));
         replica.apply_to(6);
         let first = replica.take();
@@ -300,7 +307,7 @@ fn a_transfer_is_resumed_where_it_stopped() {
         let mut follower = Replica::new(open);
         let mut before = 0;
         for round in 0.. {
-            let mut incoming = follower.library.receive(snapshot.manifest().clone()).expect("receive");
+            let mut incoming = follower.library.receive(snapshot.manifest().clone(), 0).expect("receive");
             let held = incoming.held().iter().sum::<u64>();
             assert!(held >= before, "{held} held, {before} before");
             before = held;
@@ -315,8 +322,9 @@ fn a_transfer_is_resumed_where_it_stopped() {
             }
         }
         // What was only partly written when the power went, and what does not belong there, is not trusted.
-        let data = follower.folder.path().join("incoming");
-        let data = data.join(&files::names(&data).expect("names")[0]).join("data");
+        let folder = partly_received(&follower);
+        std::fs::remove_file(folder.join("VERIFIED")).expect("the notes");
+        let data = folder.join("data");
         let victim = files::names(&data).expect("names").pop().expect("a file");
         let mut bytes = std::fs::read(data.join(&victim)).expect("the file");
         bytes[0] ^= 1;
@@ -336,12 +344,12 @@ fn pieces_that_do_not_fit_and_files_that_differ_are_refused() {
     let follower = Replica::new(open_mem);
     let manifest = snapshot.manifest().clone();
     let other_shard = Manifest { shard: SHARD + 1, ..manifest.clone() };
-    assert!(matches!(follower.library.receive(other_shard), Err(ReceiveError::Shard { .. })));
+    assert!(matches!(follower.library.receive(other_shard, 0), Err(ReceiveError::Shard { .. })));
     let mut outside = manifest.clone();
     outside.files[0].name = "../../store/image".to_owned();
-    let refused = follower.library.receive(outside);
+    let refused = follower.library.receive(outside, 0);
     assert!(matches!(refused, Err(ReceiveError::Manifest(ManifestError::Name { .. }))));
-    let mut incoming = follower.library.receive(manifest.clone()).expect("receive");
+    let mut incoming = follower.library.receive(manifest.clone(), 0).expect("receive");
     let bytes = usize::try_from(manifest.files[0].bytes).expect("64-bit machine");
     for (file, offset, length) in [(1, 0, 1), (0, 1, 1), (0, 0, bytes + 1), (9, 0, 0)] {
         let refused = incoming.write(file, offset, &vec![0; length]);
@@ -352,13 +360,13 @@ fn pieces_that_do_not_fit_and_files_that_differ_are_refused() {
     assert!(matches!(error, ReceiveError::Checksum { file: 0, .. }), "{error}");
     assert_eq!(incoming.held(), [0], "to be sent anew");
     send(&snapshot, &mut incoming, 1).expect("send");
-    let again = follower.library.receive(manifest.clone()).expect("receive");
+    let again = follower.library.receive(manifest.clone(), 0).expect("receive");
     assert!(matches!(send(&snapshot, &mut incoming, 1), Err(ReceiveError::Superseded)));
     assert!(matches!(incoming.finish(), Err(ReceiveError::Superseded)));
     assert!(matches!(again.finish(), Err(ReceiveError::Incomplete { .. })));
     // Another snapshot takes the place of one that is partly there.
     leader.apply_to(31);
-    drop(follower.library.receive(leader.take().manifest().clone()).expect("receive"));
+    drop(follower.library.receive(leader.take().manifest().clone(), 0).expect("receive"));
     assert_eq!(files::names(&follower.folder.path().join("incoming")).expect("names").len(), 1);
 }
 
@@ -369,7 +377,7 @@ fn nothing_else_is_received_before_the_last_is_installed_or_dropped() {
     let snapshot = leader.take();
     let mut follower = Replica::new(open_mem);
     let place = receive_all(&snapshot, &follower.library).expect("received");
-    let again = follower.library.receive(snapshot.manifest().clone());
+    let again = follower.library.receive(snapshot.manifest().clone(), 0);
     assert!(matches!(again, Err(ReceiveError::Waiting)));
     follower.library.drop_received(&place);
     assert!(!place.exists());
@@ -403,7 +411,7 @@ fn a_checkpoint_that_is_not_what_its_manifest_says_is_not_installed() {
             let before = follower.everything();
             let mut manifest = snapshot.manifest().clone();
             lie(&mut manifest.meta);
-            let mut incoming = follower.library.receive(manifest).expect("receive");
+            let mut incoming = follower.library.receive(manifest, 0).expect("receive");
             send(&snapshot, &mut incoming, usize::MAX).expect("send");
             let place = incoming.finish().expect("complete");
             let error = follower.install(&place).expect_err("a lie");

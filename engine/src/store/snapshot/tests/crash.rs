@@ -20,7 +20,8 @@ fn a_crash_while_one_is_taken_leaves_those_before_or_all() {
             replica.apply_to(33);
             let (taken, stopped) = stop::after(operations, || {
                 let engine = replica.engine();
-                let taken = replica.library.take(engine.as_ref(), &founders()).map(drop);
+                let taken =
+                    replica.library.take(engine.as_ref(), &founders(), TakenTo::Keep, &|_| ()).map(drop);
                 taken.and_then(|()| replica.library.prune(1))
             });
             assert!(stopped || taken.is_ok(), "{taken:?}");
@@ -57,7 +58,7 @@ fn a_crash_while_one_is_received_is_resumed() {
         let steps = at_every_operation(|operations| {
             let mut follower = Replica::new(open);
             // A partly received one is in the way.
-            let mut old = follower.library.receive(first.manifest().clone()).expect("receive");
+            let mut old = follower.library.receive(first.manifest().clone(), 0).expect("receive");
             send(&first, &mut old, 2).expect("send");
             let (received, stopped) = stop::after(operations, || receive_all(&snapshot, &follower.library));
             assert!(stopped || received.is_ok(), "{received:?}");
@@ -98,7 +99,7 @@ fn a_crash_while_one_is_installed_leaves_the_old_state_or_the_new_one() {
                     assert!(installed.is_err());
                     seen_old = true;
                     // What was received is there still, so nothing is sent twice.
-                    let incoming = follower.library.receive(snapshot.manifest().clone()).expect("receive");
+                    let incoming = follower.library.receive(snapshot.manifest().clone(), 0).expect("receive");
                     assert_eq!(incoming.held().iter().sum::<u64>(), snapshot.manifest().bytes());
                     let place = incoming.finish().expect("complete");
                     follower.install(&place).expect("installed");
