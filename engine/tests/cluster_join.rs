@@ -8,7 +8,7 @@ use std::fs;
 use std::time::Duration;
 
 use bytes::Bytes;
-use harness::{Cluster, Settings, Signal, Wire, until, with_client};
+use harness::{Cluster, Settings, Signal, Topology, Wire, until, with_client};
 use net::map::{ClusterMap, NodeInfo};
 use net::protocol::ClusterOp;
 
@@ -74,6 +74,36 @@ fn redis_get(cluster: &Cluster, node: u64, key: &str) -> String {
         }
     }
     String::from_utf8_lossy(&reply).into_owned()
+}
+
+#[test]
+fn another_cluster_at_an_old_address_is_not_believed() {
+    let mut cluster = Cluster::start(settings());
+    let before = map_of(&cluster, 3).expect("it runs");
+    cluster.node_mut(1).kill();
+    cluster.node_mut(2).kill();
+    let stranger = cluster.add_node();
+    let address = cluster.node(1).addresses();
+    cluster.node_mut(stranger).set_addresses(address);
+    cluster.configure(stranger, &[stranger]);
+    let path = cluster.node(stranger).config_path();
+    let config = fs::read_to_string(&path).expect("it was written");
+    fs::write(&path, config.replace("\"tested\"", "\"another\"")).expect("the test folder is writable");
+    cluster.node_mut(stranger).start();
+    // Its map is the newer one.
+    let topology = Topology::at(vec![address.binary.to_string()]);
+    until("the other cluster", SOON, || topology.account());
+    topology.change(&ClusterOp::Rebalance { dry_run: false });
+    until("node 3 to ask there", SOON, || match cluster.node(3).says("nobody vouches for") {
+        0 => Err("it did not yet".to_owned()),
+        _ => Ok(()),
+    });
+    assert_eq!(map_of(&cluster, 3).expect("it runs").nodes, before.nodes);
+    cluster.node_mut(stranger).kill();
+    cluster.node_mut(1).start();
+    cluster.node_mut(2).start();
+    until("the cluster to be whole", SOON, || map_of(&cluster, 1).and_then(|_| map_of(&cluster, 2)));
+    serves_everything(&cluster, 3, 1);
 }
 
 #[test]

@@ -47,6 +47,16 @@ pub fn run(
     executor::run_client(move || Applicant { config, own, endpoints }.work())
 }
 
+/// Whether a map that came from a door for clients is of this node's cluster, as a peer door of it says.
+pub(super) async fn is_of_cluster(
+    config: Arc<Config>,
+    own: NodeInfo,
+    map: &ClusterMap,
+) -> Result<(), String> {
+    let asked = Applicant { config, own, endpoints: Vec::new() }.check_cluster(map).await;
+    asked.map_err(|(Trouble::Refused(why) | Trouble::Retry(why))| why)
+}
+
 impl Applicant {
     async fn work(self) -> Result<ClusterMap, String> {
         tracing::info!(node = self.own.id, through = ?self.endpoints, "joining the cluster");

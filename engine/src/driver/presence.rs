@@ -11,7 +11,7 @@ use net::protocol::{Answer, ClusterOp, Op, Refusal};
 use net::transport::client::Target;
 
 use super::gateway::{Gateway, GatewayError, Mode};
-use super::{Driver, MeshMessage};
+use super::{Driver, MeshMessage, join};
 use crate::core::{Event, MapNews};
 use crate::placement::META_SHARD;
 use crate::server::join::own_entry;
@@ -174,7 +174,16 @@ impl Driver {
             if let Ok(Answer::ClusterMap(map)) = client.call(target, Op::ClusterMap).await
                 && map.epoch > known.epoch
             {
-                return Some(map);
+                // Others may be reached now where one of this cluster was.
+                let own = own_entry(&self.config, self.data.standing().store.0);
+                match join::is_of_cluster(self.config.clone(), own, &map).await {
+                    Ok(()) => return Some(map),
+                    Err(why) => tracing::warn!(
+                        at = node.binary_addr,
+                        why,
+                        "a door tells a newer cluster map, which nobody vouches for"
+                    ),
+                }
             }
         }
         None
