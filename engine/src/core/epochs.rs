@@ -96,8 +96,14 @@ impl Core {
         let mut taken = Vec::new();
         let mut result = Ok(());
         for change in changes.iter().filter(|change| change.epoch > former) {
+            let shards = self.map.shards.len();
             match self.epochs.recent.apply(&mut self.map, change) {
                 Ok(touched) => {
+                    self.grow();
+                    // A new shard may be the first that this core shares with one of another node.
+                    if !touched.nodes.is_empty() || self.map.shards.len() > shards {
+                        self.follow_nodes();
+                    }
                     self.follow_change(&touched);
                     taken.push(change.clone());
                 }
@@ -116,10 +122,6 @@ impl Core {
 
     /// What follows from a change of the map that has just been made.
     fn follow_change(&mut self, touched: &Touched) {
-        self.grow();
-        if !touched.nodes.is_empty() {
-            self.follow_nodes();
-        }
         let mut shards = touched.shards.clone();
         for node in &touched.nodes {
             // Reports may have named it before the map did.
