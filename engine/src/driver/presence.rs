@@ -15,7 +15,7 @@ use super::{Driver, MeshMessage, join};
 use crate::core::{Event, MapNews};
 use crate::placement::META_SHARD;
 use crate::server::join::own_entry;
-use crate::topology::Change;
+use crate::topology::{Change, What};
 
 /// Pause between two looks, or attempts.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -29,7 +29,8 @@ const CUT_OFF: Duration = Duration::from_secs(5);
 const SAVE_REST: u32 = 4;
 /// The longest such rest.
 const SAVE_REST_MAX: Duration = Duration::from_secs(1);
-/// Changes that are kept for the other cores while the map is written; beyond, they get it whole.
+/// Parts of changes that are kept for the other cores while the map is written; beyond, they get it whole. A part is what a
+/// change says of one shard or node: some hundred bytes.
 const UNTOLD_MAX: usize = 1024;
 
 /// The map on its way to the disk, and then to the other cores.
@@ -57,13 +58,21 @@ impl Untold {
             Untold::Whole => return *self = Untold::Whole,
         };
         *self = match news {
-            MapNews::Changes(new) if all.len() + new.len() <= UNTOLD_MAX => {
+            MapNews::Changes(new) if parts(&all) + parts(&new) <= UNTOLD_MAX => {
                 all.extend_from_slice(&new);
                 Untold::Changes(all)
             }
             _ => Untold::Whole,
         };
     }
+}
+
+fn parts(changes: &[Change]) -> usize {
+    let of = |change: &Change| match &change.what {
+        What::Place(places) => places.len(),
+        _ => 1,
+    };
+    changes.iter().map(of).sum()
 }
 
 impl Driver {
